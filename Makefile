@@ -33,7 +33,7 @@ test: lint test-unit test-trainer test-server test-bases test-cluster ## everyth
 lint: install ## style, types, drift of generated files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy crds operator trainer server cli
+	$(BIN)/mypy crds operator trainer server client cli
 	$(BIN)/python -m hone_api.schema.generate --check
 
 generate: install ## write the CRDs and the reference pages from the models

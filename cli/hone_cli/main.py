@@ -60,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0 success, 1 a failure, 2 wrong usage, or the exit code of the trainer or engine."""
     plugin = Path(sys.argv[0]).name == "kubectl-hone"
     make_output_safe()
+    output.show_notices()
     try:
         code = app(arguments, prog_name="kubectl hone" if plugin else "hone", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -72,6 +73,6 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.Abort:
         output.print_hint("Stopped.")
         sys.exit(1)
-    except (HoneError, output.Problem, OSError) as error:
+    except (HoneError, OSError) as error:
         output.print_failure(error)
         sys.exit((isinstance(error, HoneError) and error.reason.exit_code) or 1)

@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
-from hone_cli.client.cluster import kubeconfig
+from hone.kube.cluster import kubeconfig
 
 Object = dict[str, Any]
 HONE = "/apis/hone.dev/v1alpha1/namespaces/ns"
@@ -119,6 +119,12 @@ class ClusterHandler(BaseHTTPRequestHandler):
             return
         if self.command == "POST" and path.endswith("/pods"):
             self.fake.objects[f"{path}/{body['metadata']['name']}"] = body | {"status": {"phase": "Running"}}
+        if self.command == "PATCH" and "apply-patch" in self.headers["Content-Type"]:
+            before = self.fake.objects.get(path, {})
+            metadata = {"uid": f"uid-{path}", "namespace": "ns"} | before.get("metadata", {}) | body["metadata"]
+            self.fake.objects[path] = before | body | {"metadata": metadata}
+            self._send(200, self.fake.objects[path])
+            return
         if self.command == "DELETE":
             self.fake.objects.pop(path, None)
         self._send(200, {"kind": "Status", "status": "Success"})

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hone.kube import cluster, job_watch
 from hone_api.reasons import DATASET_INVALID, HoneError
 from hone_cli.commands import watch
 from hone_cli.main import main
@@ -77,12 +78,8 @@ done = {
 case("watch live", lambda: watch.show_live(iter([pending, done])))
 case("watch lines", lambda: watch.show_lines(iter([pending, done])))
 for name, ended in (("succeeded", done), ("failed", failed)):
-    watch.follow_job, watch.show_live = lambda *_, ended=ended: iter([ended]), lambda jobs: next(jobs)
-    sys.modules["hone_cli.client.cluster"] = type(sys)("cluster")
-    sys.modules["hone_cli.client.cluster"].connect = lambda *_: None
-    import hone_cli
-
-    hone_cli.client.cluster = sys.modules["hone_cli.client.cluster"]
+    job_watch.follow_job, watch.show_live = lambda *_, ended=ended: iter([ended]), lambda jobs: next(jobs)
+    cluster.connect = lambda *_: None
     case(name, hone("watch", payload))
 
 

@@ -11,6 +11,7 @@ FOLDERS = {
     "hone_operator": ROOT / "operator/hone_operator",
     "hone_trainer": ROOT / "trainer/hone_trainer",
     "hone_server": ROOT / "server/hone_server",
+    "hone": ROOT / "client/hone",
     "hone_cli": ROOT / "cli/hone_cli",
 }
 Graph = Mapping[str, Set[str]]

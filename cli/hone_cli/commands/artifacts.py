@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from hone.errors import ClientError
 
 from hone_cli.commands import options
 from hone_cli.ui import output
-from hone_cli.ui.output import Problem
 
 if TYPE_CHECKING:
-    from hone_cli.artifacts.pull import Sizes
-    from hone_cli.client.cluster import Cluster, Object
-
-REPORT = "report/report.html"
+    from hone.artifacts.target import Sizes
+    from hone.kube.cluster import Cluster, Object
 
 Folder = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Folder to fill (default: the job's name).")]
 File = Annotated[
@@ -33,10 +31,11 @@ def pull_command(
     verbose: options.Verbose = False,
 ) -> None:
     """Download the artifact of a FineTuneJob, and prove every file. Run it again to continue after an interruption."""
-    from hone_cli.artifacts import pull, target, transfer
+    from hone.artifacts import pull, target, transfer
+    from hone.objects.views import require_artifact
 
     connection, name, body = _find_job("pull", job, context, namespace)
-    artifact = pull.require_artifact(body)
+    artifact = require_artifact(body)
     root = folder or Path(name)
     with target.lock_folder(root), transfer.open_session(connection, body) as session, show_progress_bar() as begin:
         pull.pull_artifact(session, root, artifact["digest"], begin)
@@ -53,39 +52,30 @@ def report_command(
     verbose: options.Verbose = False,
 ) -> None:
     """Download the report of a FineTuneJob, and open it in the browser."""
-    from hone_cli.artifacts import transfer
+    from hone.artifacts import target, transfer
+    from hone.reports import Report
 
     connection, name, body = _find_job("report", job, context, namespace)
     place = file or Path(f"{name}-report.html")
     if not place.parent.is_dir():
-        raise Problem(f"--output {place}: {place.parent} is no folder", "Create it, or name another FILE.")
+        raise ClientError(f"--output {place}: {place.parent} is no folder", "Create it, or name another FILE.")
     with transfer.open_session(connection, body) as session:
-        content = session.fetch_small(REPORT)
-    save_report(place, content)
+        content = session.fetch_small(target.REPORT_FILE)
+    Report(name, content).save(place)
     output.print_line(f"✓ {place}", color="green")
     if not (no_browser or file) and not webbrowser.open(place.resolve().as_uri()):
         output.print_hint("No browser was found: open the file yourself.")
 
 
 def _find_job(command: str, job: str, context: str | None, namespace: str | None) -> "tuple[Cluster, str, Object]":
-    """Return the cluster, and the name and the FineTuneJob that an argument of `command` names. Raises Problem."""
-    from hone_cli.artifacts import transfer
-    from hone_cli.client import cluster
-    from hone_cli.objects.names import JOB, parse_name
+    """Return the cluster, and the name and the FineTuneJob that an argument of `command` names. Raises ClientError."""
+    from hone.artifacts import transfer
+    from hone.kube import cluster
+    from hone.objects.names import JOB, parse_name
 
     name = parse_name(job, JOB, command)
     connection = cluster.connect(context, namespace)
     return connection, name, transfer.find_job(connection, name)
-
-
-def save_report(place: Path, content: bytes) -> None:
-    """Write the report. A file with the same content stays. Raises Problem for any other file."""
-    try:
-        with place.open("xb") as file:
-            file.write(content)
-    except FileExistsError:
-        if not place.is_file() or place.read_bytes() != content:
-            raise Problem(f"{place} exists, and is another file", "Move it away, or give --output FILE.") from None
 
 
 @contextmanager

@@ -3,17 +3,16 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from hone.errors import ClientError
 
-from hone_cli.client import completion
 from hone_cli.commands import options
-from hone_cli.ui import output
-from hone_cli.ui.output import Problem
+from hone_cli.ui import completion, output
 
 if TYPE_CHECKING:
-    from hone_cli.client.openai import Engine, Message, Model
+    from hone.engine import Engine, Message, Model
 
 # The models in this chat, each with its conversation so far.
 Conversations = dict[str, "list[Message]"]
@@ -64,26 +63,21 @@ def command(
 
 
 def choose_model(models: "list[Model]", wanted: str | None) -> str:
-    """Return the model to talk to: the named one, else the first adapter, else the first. Raises Problem if none."""
-    names = [model.id for model in models]
-    if wanted is not None and wanted not in names:
-        raise Problem(f"there is no model {wanted}", f"The engine has: {', '.join(names) or 'none'}")
-    if not names:
-        raise Problem("the engine lists no model", "Look at the engine's log.")
-    if wanted is not None:
-        return wanted
-    chosen = next((model.id for model in models if model.kind == "adapter"), names[0])
-    if len(names) > 1:
-        others = ", ".join(name for name in names if name != chosen)
+    """Return the model to talk to, and print the others if the user named none. Raises ClientError if there is none."""
+    from hone import engine as engines
+
+    chosen = engines.choose_model(models, wanted)
+    others = ", ".join(model.id for model in models if model.id != chosen)
+    if wanted is None and others:
         output.print_hint(f"Model: {chosen} (also there: {others})")
     return chosen
 
 
 def choose_second_model(models: "list[Model]", first: str, wanted: str) -> str:
-    """Return the second model. Raises Problem when no model has this name, or it is the first model."""
+    """Return the second model. Raises ClientError when no model has this name, or it is the first model."""
     second = choose_model(models, wanted)
     if second == first:
-        raise Problem(f"{first} is already asked", "Name another model to compare it with; /models lists them.")
+        raise ClientError(f"{first} is already asked", "Name another model to compare it with; /models lists them.")
     return second
 
 
@@ -121,7 +115,7 @@ def hold_conversations(engine: "Engine", conversations: "Conversations") -> None
             continue
         try:
             ask_models(engine, conversations, line)
-        except Problem as problem:
+        except ClientError as problem:
             output.print_failure(problem)
         except KeyboardInterrupt:
             output.print_hint("(stopped; this answer is forgotten)")
@@ -148,7 +142,7 @@ def _run_command(line: str, engine: "Engine", conversations: "Conversations") ->
             return {model: [] for model in conversations}
         else:
             output.print_hint(f"{COMMANDS}.")
-    except Problem as problem:
+    except ClientError as problem:
         output.print_failure(problem)
     return conversations
 
@@ -170,28 +164,16 @@ def _read_lines() -> Iterator[str]:
 def _connect_to_engine(
     name: str | None, namespace: str | None, context: str | None, url: str | None
 ) -> "Iterator[Engine]":
-    from hone_cli.client.openai import Engine
+    from hone.engine import Engine
 
     if name is None:
         yield Engine(url or LOCAL_URL, remedy="Start one here with hone serve DIR, give its --url, or name a service.")
         return
-    from hone_cli.client import cluster, lookup, port_forward
-    from hone_cli.objects.names import SERVICE
+    from hone.kube import cluster, lookup, port_forward
+    from hone.objects.names import SERVICE
+    from hone.objects.views import require_available
 
     connection = cluster.connect(context, namespace)
     require_available(lookup.get_object(connection, SERVICE, name))
     with port_forward.forward_port(connection, name) as local:
         yield Engine(f"{local}/v1", remedy=f"Look at the service: kubectl describe hisvc {name}")
-
-
-def require_available(service: dict[str, Any]) -> None:
-    """Raise Problem, with the conditions' messages, unless the InferenceService is available."""
-    title = f"InferenceService {service['metadata']['name']}"
-    found = service.get("status", {}).get("conditions", [])
-    conditions = [condition for condition in found if condition["type"] != "Ready"]  # Ready repeats the others
-    if not conditions:
-        raise Problem(f"{title} has no status yet", "Wait a moment; if it stays so, check that Hone's operator runs.")
-    if any(condition["type"] == "Available" and condition["status"] == "True" for condition in conditions):
-        return
-    reasons = [f"{one['type']}: {one['reason']}: {one['message']}" for one in conditions if one["status"] != "True"]
-    raise Problem(f"{title} is not available", "\n  ".join(reasons))

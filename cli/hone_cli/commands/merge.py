@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from hone.local import requirements
 from hone_api.dtypes import Dtype
 
-from hone_cli.client import child_process
 from hone_cli.commands import options
-from hone_cli.ui import output
+from hone_cli.ui import child_process, output
 
 Adapter = Annotated[Path, typer.Argument(help="Folder of an adapter, or the output folder of a job.")]
 Out = Annotated[Path, typer.Argument(help="Folder for the merged model; it must not exist.")]
@@ -34,7 +34,7 @@ def command(
     verbose: options.Verbose = False,
 ) -> None:
     """Merge an adapter into its unquantized base model, so that transformers and vLLM load it without PEFT."""
-    child_process.require_modules("trainer", "torch", "transformers", "peft")
+    requirements.require_modules("trainer", "torch", "transformers", "peft")
     arguments = ["merge", str(adapter), str(out), "--dtype", dtype]
     if base:
         arguments += ["--base", base]

@@ -21,9 +21,9 @@ def list_command(
     verbose: options.Verbose = False,
 ) -> None:
     """List FineTuneJobs and InferenceServices: phase, progress, age, model, and digest or endpoint."""
-    from hone_cli.client import cluster, lookup
-    from hone_cli.objects import table
-    from hone_cli.objects.names import KINDS
+    from hone.kube import cluster, lookup
+    from hone.objects import table
+    from hone.objects.names import KINDS
 
     if everywhere and namespace:
         raise typer.BadParameter("give --namespace or --all-namespaces, not both")
@@ -46,9 +46,9 @@ def describe_command(
     verbose: options.Verbose = False,
 ) -> None:
     """Show what happened to a FineTuneJob or an InferenceService, in order, and its children."""
-    from hone_cli.client import cluster, lookup
-    from hone_cli.objects import deletion, timeline
-    from hone_cli.objects.names import JOB
+    from hone.kube import cluster, lookup
+    from hone.objects import deletion, timeline
+    from hone.objects.names import JOB
 
     connection = cluster.connect(context, namespace)
     kind, body = lookup.find_object(connection, name)

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hone_cli.client import completion
-from hone_cli.ui import output
+from hone_cli.ui import completion, output
 
 
 class Format(StrEnum):

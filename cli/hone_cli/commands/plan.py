@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from hone.local import command_lines, requirements
+from hone.specs import documents
 
-from hone_cli.client import child_process, documents
 from hone_cli.commands import options
-from hone_cli.commands.run import make_claim_options
-from hone_cli.ui import output
+from hone_cli.ui import child_process, output
 
 File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob.")]
 
@@ -17,8 +17,8 @@ def command(file: File, claim: options.Claims = [], verbose: options.Verbose = F
     """Estimate a FineTuneJob's device memory from the model's config.json: no weights, no GPU."""
     documents.load_only("FineTuneJob", file)
     claims = documents.parse_folders("--claim", claim)
-    child_process.require_modules("trainer", "torch", "transformers", "peft")
-    arguments = ["plan", str(file), *make_claim_options(claims)]
+    requirements.require_modules("trainer", "torch", "transformers", "peft")
+    arguments = ["plan", str(file), *command_lines.make_claim_options(claims)]
     if verbose:
         arguments += ["--verbose"]
     raise typer.Exit(

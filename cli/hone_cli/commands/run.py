@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from hone.local import command_lines, requirements
+from hone.specs import documents
 from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
 
-from hone_cli.client import child_process, documents
 from hone_cli.commands import options
-from hone_cli.ui import output
+from hone_cli.ui import child_process, output
 
 File = Annotated[Path, typer.Argument(help="Manifest with one FineTuneJob; ConfigMaps in the same file are used.")]
 Output = Annotated[
@@ -22,7 +23,7 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
     folder, claims = find_folders(file, output_, claim)
     code = child_process.run_module(
         "hone_trainer",
-        [*make_trainer_arguments("run", file, folder, claims, verbose=verbose), "--port", "0"],
+        [*command_lines.make_trainer_arguments("run", file, folder, claims, verbose=verbose), "--port", "0"],
         on_stop=lambda: output.print_hint("Stopping: a checkpoint is saved first. Ctrl-C again stops at once."),
     )
     if code == 0:
@@ -41,23 +42,10 @@ def find_folders(file: Path, output_folder: Path | None, claim: list[str]) -> tu
     """
     job = documents.load_only("FineTuneJob", file)
     claims = documents.parse_folders("--claim", claim)
-    child_process.require_modules("trainer", "torch", "transformers", "trl", "peft", "datasets")
+    requirements.require_modules(*requirements.TRAINER)
     return output_folder or Path(job["metadata"]["name"]), claims
-
-
-def make_trainer_arguments(
-    command: str, file: Path, folder: Path, claims: dict[str, str], *, verbose: bool
-) -> list[str]:
-    """Return the trainer's command line for `run` or `prepare`."""
-    arguments = [command, str(file), "--output", str(folder), *make_claim_options(claims)]
-    return [*arguments, "--verbose"] if verbose else arguments
 
 
 def make_run_command(file: Path, folder: Path, claims: dict[str, str]) -> str:
     """Return the command with which the user trains, or continues."""
-    return shlex.join(["hone", "run", str(file), "--output", str(folder), *make_claim_options(claims)])
-
-
-def make_claim_options(claims: dict[str, str]) -> list[str]:
-    """Return the folders of claims as options of the trainer and `hone run`."""
-    return [argument for name, folder in claims.items() for argument in ("--claim", f"{name}={folder}")]
+    return shlex.join(["hone", "run", str(file), "--output", str(folder), *command_lines.make_claim_options(claims)])

@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from hone_cli.client.openai import Engine, Message
+    from hone.engine import Engine, Message
 
 
 def print_answers_in_columns(
     engine: "Engine", conversations: dict[str, "list[Message]"], console: Console
 ) -> dict[str, str]:
-    """Ask every model at once, each with its own conversation. Raises Problem as soon as one fails."""
+    """Ask every model at once, each with its own conversation. Raises ClientError as soon as one fails."""
     answers = dict.fromkeys(conversations, "")
     failures: list[Exception] = []
     ended = threading.Event()

@@ -25,18 +25,13 @@ def resume_command(
 
 
 def set_suspend(reference: str, namespace: str | None, context: str | None, *, suspend: bool) -> None:
-    """Set spec.suspend where that changes something. Raises Problem."""
-    from hone_cli.client import cluster, lookup, rest
-    from hone_cli.objects import suspension
-    from hone_cli.objects.names import JOB
+    """Set spec.suspend where that changes something. Raises ClientError."""
+    from hone.kube import changes, cluster
+    from hone.objects import suspension
 
     name = suspension.parse_job(reference, "suspend" if suspend else "resume")
     connection = cluster.connect(context, namespace)
-    is_change, message = suspension.plan_change(lookup.get_object(connection, JOB, name), suspend=suspend)
-    if is_change:
-        with cluster.translate_errors(f"FineTuneJob {name} in namespace {connection.namespace}"):
-            body = {"spec": {"suspend": suspend}}
-            rest.call_api(connection, lookup.make_path(JOB, connection.namespace, name), method="PATCH", body=body)
+    is_change, message = changes.set_suspend(connection, name, suspend=suspend)
     output.print_line(message)
     if is_change:
         output.print_next_step("Follow it with", f"hone watch {name} {connection.flags}")

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from hone.specs import documents
 from hone_api.reasons import HoneError
 
-from hone_cli.client import documents
 from hone_cli.commands import options
 from hone_cli.ui import output
 

@@ -1,6 +1,6 @@
 """Read a cluster's facts with the user's own rights.
 
-Every call has a timeout; a refused call is a fact as well. Raises Problem if the cluster does not answer at all.
+Every call has a timeout; a refused call is a fact as well. Raises ClientError if the cluster does not answer at all.
 """
 
 import re
@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from hone.kube import rest
+from hone.kube.cluster import GROUP, Cluster, translate_errors
+from hone.objects import operators
 from hone_api.schema.crd import KINDS
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from hone_cli.client import rest
-from hone_cli.client.cluster import GROUP, Cluster, translate_errors
-from hone_cli.doctor.checks import addons, cluster_facts, installation
+from hone_cli.doctor.checks import addons, cluster_facts
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Object
 from hone_cli.doctor.checks.findings import Unread
 
@@ -28,7 +29,7 @@ CLAIMS = "resource.k8s.io"
 
 
 def collect_facts(cluster: Cluster) -> ClusterFacts:
-    """Return what the user can read of the cluster. Raises Problem when it can't be reached or refuses the user."""
+    """Return what the user can read of the cluster. Raises ClientError when it can't be reached or refuses the user."""
     with translate_errors("the version of the cluster"):
         version = rest.call_api(cluster, "/version")
     attempt = Attempts(time.monotonic() + TOTAL_SECONDS)
@@ -145,7 +146,7 @@ def _find_operators(cluster: Cluster, attempt: Attempts) -> tuple[Object, ...] |
 
 
 def _list_deployments(cluster: Cluster, path: str) -> tuple[Object, ...]:
-    return tuple(rest.list_objects(cluster, path, {"labelSelector": installation.LABEL}))
+    return tuple(rest.list_objects(cluster, path, {"labelSelector": operators.LABEL}))
 
 
 def _list_services(cluster: Cluster) -> dict[str, bool]:

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from hone.errors import ClientError
 
 from hone_cli.commands import options
 from hone_cli.doctor import report
 from hone_cli.doctor.checks.findings import UNUSABLE, Finding, find_exit_code
 from hone_cli.ui import output
-from hone_cli.ui.output import Problem
 
 if TYPE_CHECKING:
-    from hone_cli.client.cluster import Cluster
+    from hone.kube.cluster import Cluster
+
     from hone_cli.doctor.checks.cluster_facts import ClusterFacts
 
 
@@ -63,7 +64,7 @@ def command(
             findings, scope = check_here(), "local"
         else:
             findings, scope = check_cluster(namespace, context, deep, node, timeout), "cluster"
-    except Problem as problem:
+    except ClientError as problem:
         output.print_failure(problem)
         raise typer.Exit(UNUSABLE) from None
     show = report.print_json if format_ is options.Format.JSON else report.print_table
@@ -86,16 +87,18 @@ def check_here() -> list[Finding]:
 def check_cluster(
     namespace: str | None, context: str | None, deep: bool, node: str | None, timeout: int
 ) -> list[Finding]:
-    """Return the findings about the cluster. Raises Problem when it can't be reached."""
-    from hone_cli.client import cluster as clusters
+    """Return the findings about the cluster. Raises ClientError when it can't be reached."""
+    from hone.kube import cluster as clusters
+    from hone.objects import operators
+
     from hone_cli.doctor import cluster_reader, deep_findings
     from hone_cli.doctor.checks import addons, gpu_drivers, gpus, installation, nodes, storage
     from hone_cli.doctor.checks.findings import Unread
 
     cluster = clusters.connect(context, namespace)
     facts = cluster_reader.collect_facts(cluster)
-    operators = () if isinstance(facts.operators, Unread) else facts.operators
-    images = installation.find_images(operators)
+    found = () if isinstance(facts.operators, Unread) else facts.operators
+    images = operators.find_images(found)
     findings = [
         *nodes.check_nodes(facts),
         *gpus.check_gpus(facts),
@@ -112,16 +115,17 @@ def check_cluster(
 def _check_from_node(
     cluster: "Cluster", facts: "ClusterFacts", images: dict[str, str], node: str | None, timeout: int
 ) -> Sequence[Finding]:
+    from hone.objects import operators
+
     from hone_cli.doctor import deep_findings, machine, probe_pod
-    from hone_cli.doctor.checks import installation
     from hone_cli.doctor.checks.findings import Unread
 
     if deep_findings.RUNTIME not in images:
         message = "the default images are those of Hone's operator, which was not found"
         return deep_findings.report_impossible(message, "See the check operator.")
     if node and not isinstance(facts.nodes, Unread) and node not in {each.name for each in facts.nodes}:
-        raise Problem(f"--node {node}: the cluster has no such node", "Choose one of `kubectl get nodes`.")
-    groups = installation.find_gpu_groups(() if isinstance(facts.operators, Unread) else facts.operators)
+        raise ClientError(f"--node {node}: the cluster has no such node", "Choose one of `kubectl get nodes`.")
+    groups = operators.find_gpu_groups(() if isinstance(facts.operators, Unread) else facts.operators)
     target = probe_pod.choose_target(facts, node, groups)
     others = [image for value, image in images.items() if value != deep_findings.RUNTIME]
     hub = machine.find_hub(os.environ)

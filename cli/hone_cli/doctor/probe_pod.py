@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hone.kube import rest, temporary_pod
+from hone.kube.cluster import Cluster
 from hone_api.gpus import is_gpu_resource
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from hone_cli.client import rest, temporary_pod
-from hone_cli.client.cluster import Cluster
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Node, Object
 from hone_cli.doctor.checks.findings import Unread, count_nodes
 from hone_cli.doctor.checks.gpus import CLAIMED, CLAIMED_SINCE, DEFAULT, count_gpus, is_unhealthy

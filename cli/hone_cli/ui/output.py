@@ -3,6 +3,7 @@
 Nothing else in this package prints (a test checks it), so that text written by others can't control the terminal.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -10,20 +11,22 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
+from hone.errors import ClientError, HoneError
+from hone.notices import logger
 from hone_api.io.terminal import make_printable
-from hone_api.reasons import HoneError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-class Problem(Exception):
-    """A failure of this machine or its connection to the cluster, with a remedy. It is not in the catalogue."""
+class NoticeHandler(logging.Handler):
+    """Prints the notices of the client."""
 
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            print_line(record.getMessage(), err=True)
+        else:
+            print_hint(record.getMessage())
 
 
 _verbose = False
@@ -47,14 +50,14 @@ def print_line(
     print(shown, file=stream, flush=True)
 
 
-def print_failure(error: HoneError | Problem | OSError) -> None:
+def print_failure(error: HoneError | OSError) -> None:
     """Print the block for a failure on stderr; with --verbose its traceback, too."""
     if _verbose:
         print_line("".join(traceback.format_exception(error)).rstrip("\n"), err=True)
-    if isinstance(error, HoneError):
-        title, remedy = f"{error.reason.name}: {error.message}", error.remedy
-    elif isinstance(error, Problem):
+    if isinstance(error, ClientError):
         title, remedy = error.message, error.remedy
+    elif isinstance(error, HoneError):
+        title, remedy = f"{error.reason.name}: {error.message}", error.remedy
     else:
         title, remedy = _describe_os_error(error), ""
     print_line(f"✗ {title}", color="red", err=True)
@@ -65,6 +68,13 @@ def print_failure(error: HoneError | Problem | OSError) -> None:
 def print_hint(text: str) -> None:
     """Print a line that is not the result itself, on stderr."""
     print_line(text, dim=True, err=True)
+
+
+def show_notices() -> None:
+    """Print the notices of the client from now on."""
+    logger.handlers = [NoticeHandler()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def print_next_step(text: str, command: str) -> None:
@@ -94,9 +104,9 @@ def print_label(text: str) -> None:
 
 
 def require_yes(question: str) -> None:
-    """Ask a question on stderr that needs the answer y. Raises Problem without a terminal, typer.Abort for no."""
+    """Ask a question on stderr that needs the answer y. Raises ClientError without a terminal, typer.Abort for no."""
     if not sys.stdin.isatty():
-        raise Problem(f"{question} This needs an answer, and the input is no terminal", "Add --yes.")
+        raise ClientError(f"{question} This needs an answer, and the input is no terminal", "Add --yes.")
     print(make_printable(f"{question} [y/N] "), end="", flush=True, file=sys.stderr)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise typer.Abort

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 from fake_cluster import HONE, FakeCluster, job
-from hone_cli.client import cluster, exec_socket
-from hone_cli.client.cluster import Cluster, kubeconfig
+from hone.errors import ClientError
+from hone.kube import cluster, exec_socket
+from hone.kube.cluster import Cluster, kubeconfig
+from hone.objects import views
 from hone_cli.main import main
-from hone_cli.objects import views
 from hone_cli.ui import output
-from hone_cli.ui.output import Problem
 from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 
@@ -101,7 +101,7 @@ def test_a_named_context_needs_no_current_one(
     configure(current_context=current)
     assert cluster.connect("t", None).namespace == "ns"
     assert cluster.connect("t", "other").namespace == "other"
-    with pytest.raises(Problem, match="no cluster"):
+    with pytest.raises(ClientError, match="no cluster"):
         cluster.connect(None, None)
 
 
@@ -138,7 +138,7 @@ def test_a_list_without_an_end_ends(configure: Callable[..., None], hone: Hone) 
 def test_a_silent_server_is_asked_once(
     configure: Callable[..., None], hone: Hone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hone_cli.client.rest.TIMEOUT", (0.5, 0.5))
+    monkeypatch.setattr("hone.kube.rest.TIMEOUT", (0.5, 0.5))
     with silent() as (address, accepted):
         configure(address)
         code, _, err = hone("list")
@@ -153,7 +153,7 @@ def test_completion_asks_a_silent_server_once(
 ) -> None:
     for name, value in {"_HONE_COMPLETE": "complete_bash", "COMP_WORDS": "hone describe f", "COMP_CWORD": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("hone_cli.client.completion.TIMEOUT", (0.5, 0.5))
+    monkeypatch.setattr("hone_cli.ui.completion.TIMEOUT", (0.5, 0.5))
     with silent() as (address, accepted):
         configure(address)
         with pytest.raises(SystemExit):

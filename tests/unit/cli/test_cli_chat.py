@@ -9,13 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from hone import engine as client
+from hone.engine import Model
+from hone.errors import ClientError
+from hone.objects.views import require_available
 from hone_api.schema.crd import UNOBSERVED
-from hone_cli.client import openai as client
-from hone_cli.client.openai import Model
-from hone_cli.commands.chat import choose_model, require_available
+from hone_cli.commands.chat import choose_model
 from hone_cli.commands.side_by_side import print_answers_in_columns
 from hone_cli.main import main
-from hone_cli.ui.output import Problem
 from rich.console import Console
 
 
@@ -213,7 +214,7 @@ def test_a_name_and_a_url_exclude_each_other(chat: Chat) -> None:
     ],
 )
 def test_an_answer_of_another_form_is_a_failure_with_a_message(events: list[str], said: str) -> None:
-    with pytest.raises(Problem, match=re.escape(said)):
+    with pytest.raises(ClientError, match=re.escape(said)):
         list(client._read_pieces(iter(f"data: {event}" for event in events)))
 
 
@@ -222,7 +223,7 @@ def test_choosing_a_model() -> None:
     assert choose_model([base, adapter], None) == "adapter"
     assert choose_model([base], None) == "base"
     assert choose_model([base, adapter], "base") == "base"
-    with pytest.raises(Problem, match="lists no model"):
+    with pytest.raises(ClientError, match="lists no model"):
         choose_model([], None)
 
 
@@ -237,13 +238,13 @@ def test_an_unavailable_service_is_reported_with_its_reason() -> None:
             ]
         },
     }
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(ClientError) as raised:
         require_available(service)
     assert raised.value.remedy == "ArtifactsResolved: ArtifactMissing: no such job\n  Available: Waiting: nothing runs"
     service["status"]["conditions"][2]["status"] = "True"  # type: ignore[index]
     require_available(service)
     for status in ({}, {"status": UNOBSERVED}):
-        with pytest.raises(Problem, match="no status yet"):
+        with pytest.raises(ClientError, match="no status yet"):
             require_available({"metadata": {"name": "faq"}, **status})
 
 
@@ -269,5 +270,5 @@ def test_on_a_terminal_the_command_shows_columns(chat: Chat, monkeypatch: pytest
 def test_on_a_terminal_both_answers_are_lost_when_one_breaks_off(engine: Engine) -> None:
     engine.broken = "faq"
     asked = {name: [{"role": "user", "content": "hi"}] for name in ("faq", "tiny/base")}
-    with pytest.raises(Problem, match="broke off"):
+    with pytest.raises(ClientError, match="broke off"):
         print_answers_in_columns(client.Engine(engine.url, remedy=""), asked, Console(file=io.StringIO()))

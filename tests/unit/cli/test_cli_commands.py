@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from hone.local.command_lines import make_engine_arguments, make_trainer_arguments
+from hone.specs import documents
 from hone_api.reasons import HoneError
-from hone_cli.client import documents
-from hone_cli.commands.run import make_trainer_arguments
-from hone_cli.commands.serve import make_engine_arguments
 from hone_cli.main import main
 
 JOB: dict[str, Any] = {
@@ -142,7 +141,7 @@ class TestRun:
 class TestChild:
     """The child is a module written by the test, started by a real parent."""
 
-    PARENT = "import os, sys; from hone_cli.client.child_process import run_module; " + (
+    PARENT = "import os, sys; from hone_cli.ui.child_process import run_module; " + (
         "sys.exit(run_module(sys.argv[1], sys.argv[2:], on_stop=lambda: os.write(1, b'stopping\\n')))"
     )
 
@@ -200,7 +199,7 @@ class TestChild:
             "os.write(1, b'ready\\n')\n"
             "time.sleep(60)"
         )
-        program = "import sys, hook; from hone_cli.client.child_process import run_module; "
+        program = "import sys, hook; from hone_cli.ui.child_process import run_module; "
         program += "sys.exit(run_module('child_of_test', [], on_stop=hook.stop))"
         environment = os.environ | {"PYTHONPATH": str(tmp_path)}
         parent = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
@@ -213,7 +212,7 @@ class TestChild:
         assert parent.returncode == 75
 
     def test_nohup_keeps_a_hangup_away(self, tmp_path: Path) -> None:
-        program = "import os, signal; from hone_cli.client.child_process import run_module; "
+        program = "import os, signal; from hone_cli.ui.child_process import run_module; "
         program += "signal.signal(signal.SIGHUP, signal.SIG_IGN); "
         program += "print(run_module('signal_sender', [], on_stop=lambda: print('stopping')))"
         (tmp_path / "signal_sender.py").write_text("import os, signal; os.kill(os.getppid(), signal.SIGHUP)")

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from hone.objects import job_progress
 from hone_api.schema.crd import UNOBSERVED
-from hone_cli.ui import job_progress
 
 
 def job(stage: str, *conditions: tuple[str, str, str, str], **status: Any) -> job_progress.Job:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from doctor_nodes import MIXED, UNHEALTHY, device_slice, facts, node
+from hone.kube import rest, temporary_pod
+from hone.objects import operators
 from hone_api.gpucheck.facts import Device, DeviceFile, Facts, Torch
 from hone_api.schema.crd import KINDS, make_definition
-from hone_cli.client import rest, temporary_pod
 from hone_cli.doctor import deep_findings, machine_findings, pod_script, probe_pod
 from hone_cli.doctor.checks import addons, installation, storage
 from hone_cli.doctor.checks.findings import Finding, Unread, find_exit_code
@@ -87,8 +88,8 @@ def definitions() -> dict[str, Any]:
 def test_hone_of_the_same_version_is_ok() -> None:
     found = facts(definitions=definitions(), operators=(operator(),))
     assert {f.status for f in installation.check_installation(found, "1.0.0")} == {"ok"}
-    assert installation.find_images(found.operators) == IMAGES
-    assert installation.find_gpu_groups(found.operators) == (109,)
+    assert operators.find_images(found.operators) == IMAGES
+    assert operators.find_gpu_groups(found.operators) == (109,)
 
 
 def test_another_version_and_other_fields_are_warnings() -> None:

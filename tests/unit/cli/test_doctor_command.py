@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hone_cli.client import cluster, rest
+from hone.kube import cluster, rest
 from hone_cli.doctor import cluster_reader, command, machine, pod_script
 from hone_cli.doctor.checks.findings import Finding, Unread, find_exit_code
 from hone_cli.main import main

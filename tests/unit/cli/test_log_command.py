@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 from fake_cluster import CORE, FakeCluster, Object, job, pod, service
-from hone_cli.commands import logs
-from hone_cli.objects import log_target
-from hone_cli.objects.log_target import Continuation
-from hone_cli.ui.output import Problem
+from hone.errors import ClientError
+from hone.kube import logs
+from hone.objects import log_target
+from hone.objects.log_target import Continuation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,9 +29,9 @@ class TestLogs:
         assert choose(body, pods, rank=3, is_previous=False).pod == "second"
         assert choose(body, pods, rank=0, is_previous=True).pod == "old"
         assert choose(body, pods[3:], rank=0, is_previous=False).container == "prepare"
-        with pytest.raises(Problem, match="ranks 0 to 3"):
+        with pytest.raises(ClientError, match="ranks 0 to 3"):
             choose(body, pods, rank=4, is_previous=False)
-        with pytest.raises(Problem, match="no pod before second"):
+        with pytest.raises(ClientError, match="no pod before second"):
             choose(body, pods, rank=2, is_previous=True)
 
     def test_an_init_container_that_failed_is_chosen(self) -> None:
@@ -63,7 +63,7 @@ class TestLogs:
         ],
     )
     def test_a_missing_log_is_explained(self, body: Object, pods: list[Object], message: str) -> None:
-        with pytest.raises(Problem, match=message):
+        with pytest.raises(ClientError, match=message):
             log_target.choose_target(body, pods, rank=0, is_previous=False)
 
     def test_a_log_that_was_cut_is_continued(

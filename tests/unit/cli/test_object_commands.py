@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 from fake_cluster import CORE, DIGEST, FakeCluster, job, pod, service
+from hone.errors import ClientError
+from hone.objects import deletion, names, suspension, table, timeline, views
 from hone_cli.main import main
-from hone_cli.objects import deletion, names, suspension, table, timeline, views
-from hone_cli.ui.output import Problem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +25,7 @@ class TestNames:
         ("text", "message"), [("job/faq", "'job' is unknown"), ("ftj/", "is empty"), ("", "is empty")]
     )
     def test_another_reference_is_refused(self, text: str, message: str) -> None:
-        with pytest.raises(Problem, match=message):
+        with pytest.raises(ClientError, match=message):
             names.parse_reference(text)
 
     def test_an_ambiguous_name_is_explained(self, fake: FakeCluster, hone: Hone) -> None:
@@ -175,9 +175,9 @@ class TestSuspend:
         assert fake.calls[-1][2] == {"spec": {"suspend": False}}
 
     def test_an_ended_job_and_a_service_are_refused(self) -> None:
-        with pytest.raises(Problem, match="has ended: its stage is Failed"):
+        with pytest.raises(ClientError, match="has ended: its stage is Failed"):
             suspension.plan_change(job(stage="Failed"), suspend=True)
-        with pytest.raises(Problem, match="can't be suspended") as refused:
+        with pytest.raises(ClientError, match="can't be suspended") as refused:
             suspension.parse_job("hisvc/chat", "suspend")
         assert "--replicas 0" in refused.value.remedy
 
@@ -240,11 +240,11 @@ class TestDelete:
         ],
     )
     def test_a_claim_that_something_uses_stays(self, around: deletion.Neighbours, user: str) -> None:
-        with pytest.raises(Problem, match=f"claim faq is used by {user}"):
+        with pytest.raises(ClientError, match=f"claim faq is used by {user}"):
             deletion.plan_deletion(job(), around, with_claim=True)
 
     def test_a_claim_that_the_user_named_stays(self) -> None:
-        with pytest.raises(Problem, match=r"spec.output.claim names claim shared"):
+        with pytest.raises(ClientError, match=r"spec.output.claim names claim shared"):
             deletion.plan_deletion(
                 job(spec={"output": {"claim": {"name": "shared"}}}), deletion.Neighbours(), with_claim=True
             )

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from artifact_cluster import assert_pulled, run, serve_artifact, start
 from fake_cluster import CORE, FakeCluster
-from hone_cli.artifacts.reader_pod import FileStream
-from hone_cli.client.cluster import Cluster
+from hone.artifacts.reader_pod import FileStream
+from hone.kube.cluster import Cluster
 from kubernetes.client import ApiClient
 
 PODS = f"{CORE}/pods"

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from artifact_cluster import assert_pulled, run, serve_artifact
 from fake_cluster import CORE, FakeCluster
+from hone.artifacts import receive, target
+from hone.artifacts.reader_pod import FileStream
+from hone.errors import ClientError
+from hone.kube import cluster, temporary_pod
 from hone_api.artifacts.manifest import FileDigest
-from hone_cli.artifacts import pull, receive, target
-from hone_cli.artifacts.reader_pod import FileStream
-from hone_cli.client import cluster, temporary_pod
 from hone_cli.main import main
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +53,7 @@ def test_an_exec_that_fails_for_a_moment_is_opened_again(fake: FakeCluster, tmp_
 
 
 def test_an_exec_without_an_answer_is_a_cut(fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hone_cli.client.exec_socket.TIMEOUT", (0.25, 0.25))
+    monkeypatch.setattr("hone.kube.exec_socket.TIMEOUT", (0.25, 0.25))
     fake.reply = lambda method, path: 0
     with pytest.raises(receive.Cut, match="timed out"):
         FileStream(cluster.connect(None, None), "p", ["0:a"])
@@ -127,7 +128,7 @@ def test_two_pulls_into_one_folder_are_refused(tmp_path: Path) -> None:
     holder.start()
     try:
         assert entered.wait(60)
-        with pytest.raises(pull.Problem, match="another `hone pull`"), target.lock_folder(tmp_path):
+        with pytest.raises(ClientError, match="another `hone pull`"), target.lock_folder(tmp_path):
             pass
     finally:
         leave.set()

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hone.artifacts import pod_script, pull, reader_pod, target, transfer
+from hone.artifacts.receive import Advance, Cut, Request, receive_files
+from hone.artifacts.transfer import Session
+from hone.errors import ClientError
+from hone.objects.views import require_artifact
+from hone.reports import Report
 from hone_api.artifacts.manifest import ArtifactManifest, FileDigest, digest_of
 from hone_api.artifacts.verification import verify
 from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
-from hone_cli.artifacts import pod_script, pull, reader_pod, target, transfer
-from hone_cli.artifacts.receive import Advance, Cut, Request, receive_files
-from hone_cli.artifacts.transfer import Session
-from hone_cli.commands import artifacts
-from hone_cli.ui.output import Problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -146,7 +147,7 @@ def test_received_bytes_are_not_requested_again(tmp_path: Path, monkeypatch: pyt
 def test_a_transfer_without_progress_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "RETRY_SECONDS", 0)
     session = CutSession(with_manifest(CONTENTS), [0] * 100)
-    with pytest.raises(Problem, match="was cut") as given_up:
+    with pytest.raises(ClientError, match="was cut") as given_up:
         run_pull(session, tmp_path / "faq")
     assert "it continues where it stopped" in given_up.value.remedy
 
@@ -247,7 +248,7 @@ class TestTarget:
         place = tmp_path / path
         place.parent.mkdir(exist_ok=True)
         place.write_text("mine")
-        with pytest.raises(Problem, match=place.name):
+        with pytest.raises(ClientError, match=place.name):
             run_pull(CutSession(with_manifest(CONTENTS), []), tmp_path)
         assert read_tree(tmp_path) == {path: b"mine"}
 
@@ -256,7 +257,7 @@ class TestTarget:
         outside.mkdir()
         root.mkdir()
         (root / "adapter").symlink_to(outside)
-        with pytest.raises(Problem, match="adapter is not of this artifact"):
+        with pytest.raises(ClientError, match="adapter is not of this artifact"):
             run_pull(CutSession(with_manifest(CONTENTS), []), root)
         assert not list(outside.iterdir())
 
@@ -268,17 +269,17 @@ class TestTarget:
     def test_two_pulls_do_not_share_a_folder(self, tmp_path: Path) -> None:
         with (
             target.lock_folder(tmp_path),
-            pytest.raises(Problem, match="another `hone pull`"),
+            pytest.raises(ClientError, match="another `hone pull`"),
             target.lock_folder(tmp_path),
         ):
             pass
         (tmp_path / "file").touch()
-        with pytest.raises(Problem, match="is a file"), target.lock_folder(tmp_path / "file"):
+        with pytest.raises(ClientError, match="is a file"), target.lock_folder(tmp_path / "file"):
             pass
 
     def test_an_artifact_without_room_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pull.shutil, "disk_usage", lambda root: type("Usage", (), {"free": 10}))
-        with pytest.raises(Problem, match="10 bytes of free space"):
+        with pytest.raises(ClientError, match="10 bytes of free space"):
             run_pull(CutSession(with_manifest(CONTENTS), []), tmp_path)
 
     def test_the_manifest_of_another_artifact_is_refused(self) -> None:
@@ -336,7 +337,7 @@ class TestPod:
     def test_the_image_is_that_of_the_job(self) -> None:
         assert reader_pod.find_image({**JOB, "spec": {"pod": {"image": "mine"}}}, None, "default") == "mine"
         assert reader_pod.find_image(JOB, None, "default") == "default"
-        with pytest.raises(Problem, match="runtime image of FineTuneJob faq is unknown"):
+        with pytest.raises(ClientError, match="runtime image of FineTuneJob faq is unknown"):
             reader_pod.find_image(JOB, None, None)
 
     def test_a_claim_of_one_node_is_read_on_the_node_that_mounts_it(self) -> None:
@@ -356,13 +357,13 @@ class TestPod:
 
 def test_a_report_replaces_no_other_file(tmp_path: Path) -> None:
     place = tmp_path / "report.html"
-    artifacts.save_report(place, b"one")
-    artifacts.save_report(place, b"one")
-    with pytest.raises(Problem, match="is another file"):
-        artifacts.save_report(place, b"two")
+    Report("faq", b"one").save(place)
+    Report("faq", b"one").save(place)
+    with pytest.raises(ClientError, match="is another file"):
+        Report("faq", b"two").save(place)
     assert place.read_bytes() == b"one"
 
 
 def test_a_job_without_an_artifact_is_named() -> None:
-    with pytest.raises(Problem, match="has no artifact: its stage is Training"):
-        pull.require_artifact(JOB | {"status": {"stage": "Training"}})
+    with pytest.raises(ClientError, match="has no artifact: its stage is Training"):
+        require_artifact(JOB | {"status": {"stage": "Training"}})

@@ -56,14 +56,23 @@ LAYERS = {
         protocol weights
         artifacts hardware logs torch_internals transformers_internals vllm workers
     """,
+    "hone": """
+        client
+        jobs services
+        backends reports
+        artifacts local notebook
+        kube specs
+        progress
+        objects
+        engine notices
+        errors
+    """,
     "hone_cli": """
         __main__
         main
         doctor
         commands
-        artifacts
-        client
-        doctor.checks objects
+        doctor.checks
         ui
     """,
 }
@@ -72,11 +81,11 @@ COPIED = {
     "hone_server.vllm.middleware",
     "hone_server.vllm.check",
     "hone_cli.doctor.pod_script",
-    "hone_cli.artifacts.pod_script",
+    "hone.artifacts.pod_script",
 }
 """Modules that run where nothing else of Hone is."""
-WITH_CODE = {"hone_api.gpucheck"}
-"""Packages whose __init__.py holds more than a docstring: this one is copied as a whole."""
+WITH_CODE = {"hone_api.gpucheck", "hone"}
+"""Packages whose __init__.py holds more than a docstring: one is copied as a whole, one loads its names when used."""
 
 
 @cache

@@ -8,8 +8,10 @@ from functools import cache
 import pytest
 from import_graph import FOLDERS, ROOT, modules
 
-NAME = re.compile(rf"(?<![\w./])(?:{'|'.join(FOLDERS)})(?:\.[A-Za-z_]\w*)+")
-FILE = re.compile(rf"(?<![\w.-])(?:{'|'.join(FOLDERS)})(?:/[\w.-]+)+")
+ROOMS = "|".join(FOLDERS.keys() - {"hone"})
+# `hone` is also a variable, a folder and a part of labels: only imports name a module of it for sure.
+NAME = re.compile(rf"(?<![\w./])(?:{ROOMS})(?:\.[A-Za-z_]\w*)+|(?<=^from )hone(?:\.\w+)+(?= import )", re.MULTILINE)
+FILE = re.compile(rf"(?<![\w.-])(?:{ROOMS})(?:/[\w.-]+)+")
 LOGGERS = {"hone_server.requests", "hone_operator.test"}
 
 

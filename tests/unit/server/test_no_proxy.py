@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hone_cli.client.openai import Engine
-from hone_cli.ui.output import Problem
+from hone.engine import Engine
+from hone.errors import ClientError
 from hone_server.adapter_sidecar.engine_client import EngineClient, EngineRefusedError
 from hone_server.vllm import middleware as vllm_middleware
 
@@ -106,7 +106,7 @@ def test_no_redirect_takes_a_key_elsewhere(engine: Recorder, tmp_path: Path, mon
             vllm_middleware.ask_model(redirecting.port, "m")
         with pytest.raises(EngineRefusedError, match=str(status)):
             EngineClient(redirecting.port, "token", key_file).list_models()
-        with suppress(Problem):
+        with suppress(ClientError):
             Engine(f"http://127.0.0.1:{redirecting.port}/v1", remedy="").models()
         redirecting.close()
     assert engine.seen == []

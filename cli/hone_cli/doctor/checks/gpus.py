@@ -5,14 +5,7 @@ from collections import Counter
 
 from hone_api.gpus import COMPUTE_UNITS, DEVICE_IDS, is_gpu_resource
 
-from hone_cli.doctor.checks.cluster_facts import (
-    VIRTUAL,
-    ClusterFacts,
-    Device,
-    Node,
-    Taint,
-    find_properties,
-)
+from hone_cli.doctor.checks.cluster_facts import VIRTUAL, ClusterFacts, Device, Node, Taint, find_properties
 from hone_cli.doctor.checks.findings import Finding, Unread, count_nodes, join_names, report_unread
 
 # The default of spec.resources.gpuResource.

@@ -1,22 +1,14 @@
 """Check Hone in the cluster: its definitions and operator, against this `hone`. Pure."""
 
-from collections.abc import Iterable
 from typing import Any
 
+from hone.objects import operators
 from hone_api.common import VERSION
 from hone_api.schema.crd import KINDS, make_schema
 
-from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Object
+from hone_cli.doctor.checks.cluster_facts import ClusterFacts
 from hone_cli.doctor.checks.findings import Finding, Unread, join_names, report_unread
 
-# Variables of the operator, and the chart's values that they come from.
-IMAGES = {
-    "HONE_RUNTIME_IMAGE": "runtime.image",
-    "HONE_VLLM_IMAGE": "runtime.vllmImage",
-    "HONE_SGLANG_IMAGE": "runtime.sglangImage",
-    "HONE_TGI_IMAGE": "runtime.tgiImage",
-}
-LABEL = "app.kubernetes.io/name=hone"
 INSTALL = "Install Hone: see docs/quickstart.md."
 UPGRADE = "Upgrade the chart (`helm upgrade`) or this `hone`, so that both have one version."
 
@@ -24,26 +16,6 @@ UPGRADE = "Upgrade the chart (`helm upgrade`) or this `hone`, so that both have 
 def check_installation(facts: ClusterFacts, own_version: str) -> list[Finding]:
     """Return the findings about Hone's definitions and operator. `own_version` is this program's."""
     return [_check_definitions(facts), _check_operator(facts, own_version)]
-
-
-def find_images(operators: Iterable[Object]) -> dict[str, str]:
-    """Return the default images by their chart value, as the first operator has them."""
-    for deployment in operators:
-        environment = {
-            each.get("name"): each.get("value") or "" for each in _find_container(deployment).get("env") or []
-        }
-        return {value: environment[name] for name, value in IMAGES.items() if environment.get(name)}
-    return {}
-
-
-def find_gpu_groups(operators: Iterable[Object]) -> tuple[int, ...]:
-    """Return the groups that pods with GPUs get from the chart value runtime.supplementalGroups."""
-    for deployment in operators:
-        environment = {
-            each.get("name"): each.get("value") or "" for each in _find_container(deployment).get("env") or []
-        }
-        return tuple(int(each) for each in environment.get("HONE_GPU_GROUPS", "").split(",") if each.strip().isdigit())
-    return ()
 
 
 def _check_definitions(facts: ClusterFacts) -> Finding:
@@ -86,7 +58,7 @@ def _check_operator(facts: ClusterFacts, own_version: str) -> Finding:
     if isinstance(facts.operators, Unread):
         return report_unread("operator", "Deployments of Hone's operator", facts.operators)
     if not facts.operators:
-        message = f"No Deployment has the label {LABEL}"
+        message = f"No Deployment has the label {operators.LABEL}"
         remedy = f"{INSTALL} Where the chart's nameOverride is set, look with `kubectl get deployments -A`."
         return Finding("operator", "failed", message, remedy)
     deployment = facts.operators[0]
@@ -104,10 +76,3 @@ def _check_operator(facts: ClusterFacts, own_version: str) -> Finding:
     if version != own_version:
         return Finding("operator", "warning", f"Operator {where} is {version}, this `hone` is {own_version}", UPGRADE)
     return Finding("operator", "ok", f"Operator {where} {version} is available")
-
-
-def _find_container(deployment: Object) -> Object:
-    template = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
-    containers = template.get("containers") or [{}]
-    found: Object = next((each for each in containers if each.get("name") == "operator"), containers[0])
-    return found

@@ -1,1 +1,0 @@
-"""Access to clusters, engines and child processes, and to the user's files, for the commands."""
