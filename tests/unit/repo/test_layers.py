@@ -43,7 +43,7 @@ LAYERS = {
         data models
         remote
         distributed inputs
-        data.readers progress runtime
+        data.readers modelpack progress runtime
     """,
     "hone_server": """
         __main__
