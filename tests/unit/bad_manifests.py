@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 REMOVED = object()
 
 URI = (
-    "must be s3://BUCKET/KEY or https://HOST/PATH, without user, password, query and "
-    "fragment: credentials belong in a Secret, which secret names"
+    "must be s3://BUCKET/KEY, https://HOST/PATH or oci://REGISTRY/REPOSITORY:TAG (or @sha256:DIGEST), without "
+    "user, password, query and fragment: credentials belong in a Secret, which secret names"
 )
 OWN = "is where Hone's pods keep their own files: choose another path, such as /mnt/data"
 ABSOLUTE = "must be an absolute path without '.', '..', '//' and ':', such as /etc/ssl/private-ca"
@@ -241,7 +241,11 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"spec.model": {"uri": "https://host/model/", "endpoint": "https://host"}},
-        "spec.model: Invalid value: endpoint and region belong to s3://: remove them",
+        "spec.model: Invalid value: endpoint belongs to s3:// and oci://: remove it",
+    ),
+    (
+        {"spec.model": {"uri": "oci://host/model:v1", "region": "eu-west-1"}},
+        "spec.model: Invalid value: region belongs to s3://: remove it",
     ),
     (
         {"spec.model": {"uri": "s3://models/tiny", "endpoint": "minio:9000"}},

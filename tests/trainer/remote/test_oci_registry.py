@@ -7,11 +7,12 @@ import itertools
 import json
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hone_api.reasons import (
     DATASET_INVALID,
     DATASET_NOT_FOUND,
@@ -30,6 +31,7 @@ from s3server.gateway import Authority
 pytestmark = pytest.mark.usefixtures("cache")
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 4096, "deep/er/a.txt": b"", "README.md": b"#"}
+MANIFEST = {"manifest.json": b"{}"}
 # How long a registry accepts a token that has expired: clocks differ.
 TOLERANCE_SECONDS = 60
 _numbers = itertools.count()
@@ -318,3 +320,30 @@ def test_a_registry_is_verified_with_the_bundle(with_registry: None, tmp_path: P
         error = failure_of(at(server, "faq:v1", endpoint=server.url))
         assert error.reason is STORE_UNREACHABLE
         assert "CERTIFICATE_VERIFY_FAILED" in error.message
+
+
+def test_a_model_and_a_dataset_are_trained_from_a_registry(
+    locked_registry: RegistryServer,
+    claim: Path,
+    train: Callable[..., Any],
+    job: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    server = locked_registry
+    model = at(server, "models/tiny:v1", secret=LOGIN)
+    # As Hone pushes a full model: below a folder, with its manifest.
+    digest = push(
+        model, {f"model/{path.name}": path for path in (claim / "tiny").iterdir()} | write(tmp_path, MANIFEST)
+    )
+    push(at(server, "data/text:v1", secret=LOGIN), {"text.jsonl": claim / "text.jsonl"})
+    document = job(
+        model={"uri": f"oci://{server.host}/models/tiny@{digest}", "secret": {"name": "login"}},
+        dataset={"uri": f"oci://{server.host}/data/text:v1", "secret": {"name": "login"}},
+    )
+    secret = {"kind": "Secret", "metadata": {"name": "login"}, "stringData": docker_config(server)}
+    done = train(document, secret, output=tmp_path / "out")
+    assert done.code == 0, done.log
+    assert LOGIN["password"] not in done.log
+    assert done.manifest["baseModel"]["uri"] == f"oci://{server.host}/models/tiny@{digest}"
+    local = train(job(), output=tmp_path / "local")
+    assert yaml.safe_dump(done.metrics) == yaml.safe_dump(local.metrics), "the same steps as from the files"

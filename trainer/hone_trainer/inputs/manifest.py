@@ -53,7 +53,8 @@ class JobInputs:
         """Return the keys of a Secret with their values; None where it is not given, as outside a cluster."""
         if name not in self.secrets:
             return self.inline_secrets.get(name)
-        files = [path for path in self.secrets[name].glob("[!.]*") if path.is_file()]
+        # The kubelet's own files begin with two dots, and .dockerconfigjson is a key.
+        files = [path for path in self.secrets[name].iterdir() if path.is_file() and not path.name.startswith("..")]
         return {path.name: path.read_text(errors="replace") for path in files}
 
     def config_map_file(

@@ -98,12 +98,12 @@ def parse_manifest(content: bytes) -> list[Layer]:
 
 
 def build_artifact(files: Sequence[PackedFile], name: str, annotations: Mapping[str, str]) -> BuiltArtifact:
-    """Return configuration and manifest of files. `name` is the model's, and `annotations` are the artifact's."""
+    """Return configuration and manifest of files. `name` is the model's, or empty; `annotations` are the artifact's."""
     ordered = sorted(files)
     weights = {PurePosixPath(file.name).suffix for file in ordered if file.name.endswith(_WEIGHTS)}
     config = _dump(
         {
-            "descriptor": {"name": name},
+            "descriptor": {"name": name} if name else {},
             "config": {"format": "safetensors"} if weights == {".safetensors"} else {},
             "modelfs": {"type": "layers", "diffIds": [f"sha256:{file.sha256}" for file in ordered]},
         }

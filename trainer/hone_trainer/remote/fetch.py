@@ -17,7 +17,7 @@ from pathlib import Path
 from hone_api.byte_sizes import format_bytes
 from hone_api.io.durable_files import flush_to_disk
 from hone_api.io.terminal import print_line
-from hone_api.layout import OFFLINE_VARIABLE, remote_folder
+from hone_api.layout import OFFLINE_VARIABLE, REGISTRY_SCHEME, remote_folder
 from hone_api.reasons import SOURCE_CHANGED, STORE_UNAUTHORIZED, STORE_UNREACHABLE, HoneError
 from huggingface_hub import constants
 
@@ -73,7 +73,7 @@ def open_store(location: Location) -> Store:
     """Return the store of a location. Raises HoneError InvalidSpec for a Secret that lacks a key."""
     if location.uri.startswith("s3://"):
         return S3Store(location)
-    if location.uri.startswith("oci://"):
+    if location.uri.startswith(REGISTRY_SCHEME):
         return OciStore(location)
     return HttpsStore(location, as_folder=location.kind == "model")
 

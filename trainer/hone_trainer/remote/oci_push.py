@@ -3,7 +3,7 @@
 Blobs that the repository has are not sent again, and the manifest is written last: a push that was interrupted
 continues with the files that are missing, and a push that is repeated sends nothing. A blob that was cut begins again.
 Memory does not depend on the size of the files. In: files with their digests. Out: the digest, which is that of the
-manifest and depends on the files, their names and the annotations alone.
+manifest and depends on the files, their names, the model's name and the annotations alone.
 """
 
 import hashlib
@@ -24,9 +24,10 @@ _BLOCK_BYTES = 1024**2
 
 @dataclass
 class ArtifactPusher(Transfers):
-    """Pushes files to the artifact of its location, whose URI has a tag. Raises as `push` does."""
+    """Pushes files to the artifact of its location, whose URI has a tag. `name` is the model's."""
 
     note: Callable[[str], None]
+    name: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
     _meter: Meter = field(init=False, repr=False)
 
@@ -42,7 +43,7 @@ class ArtifactPusher(Transfers):
         packed = [
             PackedFile(name, path.stat().st_size, known.get(name) or _hash_file(path)) for name, path in files.items()
         ]
-        built = build_artifact(packed, registry.reference.repository.rpartition("/")[2], self.annotations)
+        built = build_artifact(packed, self.name, self.annotations)
         if self.retry(registry.find_digest) == built.digest and self._has_all(registry, packed):
             self.note(f"{self.location.uri} is complete: {built.digest}")
             return built.digest
