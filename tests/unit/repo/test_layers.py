@@ -14,7 +14,7 @@ LAYERS = {
         finetunejobs
         artifacts containers
         inferenceservices reasons
-        errors pods
+        errors pods remote_sources
         attention byte_sizes common dtypes exit_codes figures gpucheck gpus io layout quantities strictjson
     """,
     "hone_operator": """

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hone_api.byte_sizes import format_bytes
-from hone_api.io.durable_files import flush_to_disk
+from hone_api.io.durable_files import flush_to_disk, write_atomically
 from hone_api.io.terminal import print_line
 from hone_api.layout import OFFLINE_VARIABLE, REGISTRY_SCHEME, remote_folder
 from hone_api.reasons import SOURCE_CHANGED, STORE_UNAUTHORIZED, STORE_UNREACHABLE, HoneError
@@ -67,6 +67,23 @@ def fetch(location: Location, pinned: str | None, choose: Choose = list) -> Snap
             print_line(f"warning: {error.message}; using what was downloaded before")
             return kept
         raise
+
+
+def recall_revision(location: Location) -> str | None:
+    """Return the revision that `remember_revision` noted last for a source in this cache."""
+    try:
+        return _find_note(location).read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def remember_revision(location: Location, revision: str) -> None:
+    """Note the revision of a source, which is used when the store can't be reached at a later start."""
+    write_atomically(_find_note(location), revision)
+
+
+def _find_note(location: Location) -> Path:
+    return Path(constants.HF_HOME) / remote_folder(f".{_source(location)}.latest")
 
 
 def open_store(location: Location) -> Store:

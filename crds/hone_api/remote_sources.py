@@ -32,14 +32,14 @@ class RemoteSource(ApiModel):
     uri: RemoteUri | None = Field(
         None,
         description="Object, or prefix of objects, in an S3 bucket, artifact of an OCI registry (oci://), or file "
-        "behind HTTPS. Downloaded while preparing.",
+        "behind HTTPS. Downloaded before anything else starts.",
         examples=["s3://datasets/faq/"],
     )
     secret: LocalSecretReference | None = Field(
         None,
         description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN; for "
         "https: token, or username and password; for oci: .dockerconfigjson, or username and password. Only the "
-        "preparing pod has it.",
+        "container that downloads has it.",
         examples=[{"name": "bucket-reader"}],
     )
     endpoint: Endpoint | None = Field(
