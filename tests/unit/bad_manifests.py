@@ -622,11 +622,11 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
     ({"spec.model": REMOVED}, "spec.model: Required value"),
     (
         {"spec.model.name": "Qwen/Qwen3-0.6B"},
-        "spec.model: Invalid value: set exactly one of fineTuneJob, name (a model on the hub) and claim",
+        "spec.model: Invalid value: set exactly one of fineTuneJob, name (a model on the hub), claim and uri",
     ),
     (
         {"spec.model": {}},
-        "spec.model: Invalid value: set exactly one of fineTuneJob, name (a model on the hub) and claim",
+        "spec.model: Invalid value: set exactly one of fineTuneJob, name (a model on the hub), claim and uri",
     ),
     (
         {"spec.model.revision": "main"},
@@ -646,7 +646,7 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"spec.adapters.0.claim": {"name": "c"}},
-        "spec.adapters[0]: Invalid value: set exactly one of fineTuneJob and claim",
+        "spec.adapters[0]: Invalid value: set exactly one of fineTuneJob, claim and uri",
     ),
     (
         {"spec.adapters": [{"name": f"a{i}", "claim": {"name": "c"}} for i in range(33)]},
@@ -682,12 +682,25 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
         "spec: Invalid value: the probes and the Service need the engine's port as it is: remove --port from extraArgs",
     ),
     ({"spec.apiKeySecret": {"key": "token"}}, "spec.apiKeySecret.name: Required value"),
-    *(
-        (
-            {f"spec.{name}": value},
-            f"spec: Invalid value: {name} is for a model that is downloaded from the hub: set model.name, or remove {name}",
-        )
-        for name, value in (("tokenSecret", {"name": "hub"}), ("cache", {"claim": {"name": "hub-cache"}}))
+    (
+        {"spec.tokenSecret": {"name": "hub"}},
+        "spec: Invalid value: tokenSecret is for a model that is downloaded from the hub: set model.name, or remove tokenSecret",
+    ),
+    (
+        {"spec.cache": {"claim": {"name": "hub-cache"}}},
+        "spec: Invalid value: cache is for what is downloaded: set model.name, or a uri, or remove cache",
+    ),
+    (
+        {"spec.model": {"name": "org/base", "digest": f"sha256:{'0' * 64}"}},
+        "spec.model: Invalid value: digest belongs to uri: set uri, or remove it",
+    ),
+    (
+        {"spec.model": {"uri": "s3://models/tiny/", "digest": "sha256:12"}},
+        'spec.model.digest: Invalid value: "sha256:12": must be sha256: and 64 hexadecimal digits',
+    ),
+    (
+        {"spec.adapters.0": {"name": "support", "uri": "oci://registry/models/faq"}},
+        'spec.adapters[0].uri: Invalid value: "oci://registry/models/faq": ' + URI,
     ),
     (
         {"spec.model": {"name": "org/base"}, "spec.tokenSecret": {"key": "token"}},

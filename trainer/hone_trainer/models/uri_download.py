@@ -26,7 +26,7 @@ from hone_api.remote_sources import RemoteSource
 from hone_trainer.inputs.manifest import read_secret
 from hone_trainer.inputs.model_download import check_weights
 from hone_trainer.models.remote_models import choose_served_adapter, choose_served_model
-from hone_trainer.remote.fetch import fetch, recall_revision, remember_revision
+from hone_trainer.remote.fetch import fetch_again
 from hone_trainer.remote.locations import Location
 from hone_trainer.runtime.errors import UnclassifiedError, classify_error
 from hone_trainer.runtime.signals import Interrupted, StopSignal
@@ -89,10 +89,9 @@ def _download(download: _Download, secrets: dict[str, str], config_maps: dict[st
     location = _locate(download, secrets, config_maps)
     is_model = download.field == MODEL_FIELD
     begin = time.monotonic()
-    snapshot = fetch(location, recall_revision(location), choose_served_model if is_model else choose_served_adapter)
-    folder = _find_model(snapshot.folder, location) if is_model else _find_adapter(snapshot.folder, location)
+    downloaded = fetch_again(location, choose_served_model if is_model else choose_served_adapter).folder
+    folder = _find_model(downloaded, location) if is_model else _find_adapter(downloaded, location)
     _check_digest(folder, location, download.source.digest)
-    remember_revision(location, snapshot.revision)
     download.link.parent.mkdir(parents=True, exist_ok=True)
     download.link.unlink(missing_ok=True)  # the container may restart in the same pod
     download.link.symlink_to(folder)

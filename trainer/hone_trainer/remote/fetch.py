@@ -69,21 +69,23 @@ def fetch(location: Location, pinned: str | None, choose: Choose = list) -> Snap
         raise
 
 
-def recall_revision(location: Location) -> str | None:
-    """Return the revision that `remember_revision` noted last for a source in this cache."""
+def fetch_again(location: Location, choose: Choose) -> Snapshot:
+    """Return the files of a source as `fetch` does, with the revision of the last start with this cache as pinned.
+
+    A URI with a digest always names the same content: once it is in the cache, no store is asked. Raises as `fetch`.
+    """
+    cache = Path(constants.HF_HOME)
+    note = cache / remote_folder(f".{_source(location)}-{choose.__name__}.latest")
     try:
-        return _find_note(location).read_text().strip() or None
+        noted = note.read_text().strip() or None
     except (OSError, UnicodeDecodeError):
-        return None
-
-
-def remember_revision(location: Location, revision: str) -> None:
-    """Note the revision of a source, which is used when the store can't be reached at a later start."""
-    write_atomically(_find_note(location), revision)
-
-
-def _find_note(location: Location) -> Path:
-    return Path(constants.HF_HOME) / remote_folder(f".{_source(location)}.latest")
+        noted = None
+    if noted and "@sha256:" in location.uri and (cache / remote_folder(noted)).is_dir():
+        return Snapshot(cache / remote_folder(noted), noted)
+    snapshot = fetch(location, noted, choose)
+    if snapshot.revision != noted:
+        write_atomically(note, snapshot.revision)
+    return snapshot
 
 
 def open_store(location: Location) -> Store:

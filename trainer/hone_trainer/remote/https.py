@@ -22,6 +22,7 @@ from hone_trainer.remote.connections import (
 from hone_trainer.remote.credentials import make_authorization
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject, TransientError, decode_sha256
+from hone_trainer.runtime.proxies import Connections
 
 MOST_REDIRECTS = 5
 MOST_INDEX_BYTES = 64 * 1024**2
@@ -46,7 +47,7 @@ class HttpsStore:
     def __init__(self, location: Location, *, as_folder: bool = False) -> None:
         self._location = location
         self._as_folder = as_folder
-        self._pool = make_pool(location, urllib3.PoolManager)
+        self._pool = make_pool(location, Connections)
         self._headers = {"Accept-Encoding": "identity", **make_authorization(location)}
 
     def list_objects(self) -> list[RemoteObject]:

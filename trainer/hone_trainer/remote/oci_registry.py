@@ -7,11 +7,10 @@ another HTTP library with its own retries. The protocol that Hone needs of a reg
 Plain HTTP is used for a registry on loopback, and where the location's endpoint is an http:// URL.
 """
 
-import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
@@ -29,6 +28,7 @@ from hone_trainer.remote.connections import is_transient, make_pool, named_failu
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import TransientError
 from hone_trainer.remote.registry_auth import Authorization
+from hone_trainer.runtime.proxies import Connections, is_loopback
 
 MOST_REDIRECTS = 5
 _MOST_ERROR_BYTES = 64 * 1024
@@ -75,7 +75,7 @@ class Registry:
     def __init__(self, location: Location, *, can_push: bool = False) -> None:
         self.location, self.reference = location, parse_reference(location)
         host, repository = self.reference.host, self.reference.repository
-        self._pool = make_pool(location, urllib3.PoolManager)
+        self._pool = make_pool(location, Connections)
         server = location.endpoint or _find_address(host)
         if host == _DOCKER_HUB and "/" not in repository:
             repository = f"library/{repository}"
@@ -214,13 +214,6 @@ def _find_address(host: str) -> str:
     if host == _DOCKER_HUB:
         return "https://registry-1.docker.io"
     return f"{'http' if is_loopback(urlsplit(f'//{host}').hostname or '') else 'https'}://{host}"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")
 
 
 def _describe_answer(response: urllib3.BaseHTTPResponse) -> str:
