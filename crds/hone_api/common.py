@@ -139,9 +139,11 @@ DataKey = Annotated[
 RemoteUri = Annotated[
     str,
     text(
-        r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#\s]*)?|https://[^/?#@\s]+/[^?#\s]+)$",
-        "must be s3://BUCKET/KEY or https://HOST/PATH, without user, password, query and fragment: credentials "
-        "belong in a Secret, which secret names",
+        r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#\s]*)?|https://[^/?#@\s]+/[^?#\s]+|"
+        r"oci://[A-Za-z0-9.-]+(:[0-9]+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|"
+        r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?@sha256:[0-9a-f]{64}))$",
+        "must be s3://BUCKET/KEY, https://HOST/PATH or oci://REGISTRY/REPOSITORY:TAG (or @sha256:DIGEST), without "
+        "user, password, query and fragment: credentials belong in a Secret, which secret names",
         max_length=1024,
     ),
 ]

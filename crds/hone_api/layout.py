@@ -43,6 +43,8 @@ ADAPTER_SIDECAR_PORT = 8081
 # Paths of the adapter sidecar on ADAPTER_SIDECAR_PORT: two probes, and the report that the operator reads.
 SIDECAR_STARTED_PATH, SIDECAR_READY_PATH, SIDECAR_REPORT_PATH = "/started", "/ready", "/adapters"
 
+REGISTRY_SCHEME = "oci://"
+
 FINETUNEJOB_LABEL = "hone.dev/finetunejob"
 INFERENCESERVICE_LABEL = "hone.dev/inferenceservice"
 COMPONENT_LABEL = "app.kubernetes.io/component"
@@ -66,7 +68,12 @@ def make_checkpoint_name(step: int) -> str:
 
 
 def base_model_name(name: str | None, claim: str | None, path: str | None) -> str:
-    """Return a base model's name in an engine's list: its hub name, else the last part of its path, else its claim."""
+    """Return a base model's name in an engine's list: its hub name, else the last part of its path, else its claim.
+
+    `path` may be a URI; that of a registry counts without tag and digest.
+    """
+    if path and path.startswith(REGISTRY_SCHEME):
+        path = path.partition("@")[0].rpartition("/")[2].partition(":")[0]
     return name or (path or "").rstrip("/").rpartition("/")[2] or claim or ""
 
 

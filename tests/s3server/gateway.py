@@ -50,19 +50,19 @@ def build() -> Path:
 
 
 class Authority:
-    """A certificate authority, and the certificate that it has given to a server on 127.0.0.1."""
+    """A certificate authority, and the certificate that it has given to a server with `names`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: str = "IP:127.0.0.1") -> None:
         folder.mkdir(parents=True)
         self.certificates = folder / "ca.crt"
         self.server_certificate, self.server_key = folder / "server.crt", folder / "server.key"
         new_key = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
         ca_key = folder / "ca.key"
         _run(*new_key, "-subj", "/CN=test authority", "-keyout", ca_key, "-out", self.certificates)
-        signed = ["-CA", self.certificates, "-CAkey", ca_key, "-addext", "subjectAltName=IP:127.0.0.1"]
+        signed = ["-CA", self.certificates, "-CAkey", ca_key, "-addext", f"subjectAltName={names}"]
         no_authority = ["-addext", "basicConstraints=critical,CA:FALSE"]
-        names = ["-subj", "/CN=127.0.0.1", "-keyout", self.server_key, "-out", self.server_certificate]
-        _run(*new_key, *names, *signed, *no_authority)
+        written = ["-subj", "/CN=127.0.0.1", "-keyout", self.server_key, "-out", self.server_certificate]
+        _run(*new_key, *written, *signed, *no_authority)
 
 
 class Gateway:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 REMOVED = object()
 
 URI = (
-    "must be s3://BUCKET/KEY or https://HOST/PATH, without user, password, query and "
-    "fragment: credentials belong in a Secret, which secret names"
+    "must be s3://BUCKET/KEY, https://HOST/PATH or oci://REGISTRY/REPOSITORY:TAG (or @sha256:DIGEST), without "
+    "user, password, query and fragment: credentials belong in a Secret, which secret names"
 )
 OWN = "is where Hone's pods keep their own files: choose another path, such as /mnt/data"
 ABSOLUTE = "must be an absolute path without '.', '..', '//' and ':', such as /etc/ssl/private-ca"
@@ -241,7 +241,11 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"spec.model": {"uri": "https://host/model/", "endpoint": "https://host"}},
-        "spec.model: Invalid value: endpoint and region belong to s3://: remove them",
+        "spec.model: Invalid value: endpoint belongs to s3:// and oci://: remove it",
+    ),
+    (
+        {"spec.model": {"uri": "oci://host/model:v1", "region": "eu-west-1"}},
+        "spec.model: Invalid value: region belongs to s3://: remove it",
     ),
     (
         {"spec.model": {"uri": "s3://models/tiny", "endpoint": "minio:9000"}},
@@ -618,11 +622,11 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
     ({"spec.model": REMOVED}, "spec.model: Required value"),
     (
         {"spec.model.name": "Qwen/Qwen3-0.6B"},
-        "spec.model: Invalid value: set exactly one of fineTuneJob, name (a model on the hub) and claim",
+        "spec.model: Invalid value: set exactly one of fineTuneJob, name (a model on the hub), claim and uri",
     ),
     (
         {"spec.model": {}},
-        "spec.model: Invalid value: set exactly one of fineTuneJob, name (a model on the hub) and claim",
+        "spec.model: Invalid value: set exactly one of fineTuneJob, name (a model on the hub), claim and uri",
     ),
     (
         {"spec.model.revision": "main"},
@@ -642,7 +646,7 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"spec.adapters.0.claim": {"name": "c"}},
-        "spec.adapters[0]: Invalid value: set exactly one of fineTuneJob and claim",
+        "spec.adapters[0]: Invalid value: set exactly one of fineTuneJob, claim and uri",
     ),
     (
         {"spec.adapters": [{"name": f"a{i}", "claim": {"name": "c"}} for i in range(33)]},
@@ -678,12 +682,25 @@ _SERVICES: list[tuple[dict[str, Any], str]] = [
         "spec: Invalid value: the probes and the Service need the engine's port as it is: remove --port from extraArgs",
     ),
     ({"spec.apiKeySecret": {"key": "token"}}, "spec.apiKeySecret.name: Required value"),
-    *(
-        (
-            {f"spec.{name}": value},
-            f"spec: Invalid value: {name} is for a model that is downloaded from the hub: set model.name, or remove {name}",
-        )
-        for name, value in (("tokenSecret", {"name": "hub"}), ("cache", {"claim": {"name": "hub-cache"}}))
+    (
+        {"spec.tokenSecret": {"name": "hub"}},
+        "spec: Invalid value: tokenSecret is for a model that is downloaded from the hub: set model.name, or remove tokenSecret",
+    ),
+    (
+        {"spec.cache": {"claim": {"name": "hub-cache"}}},
+        "spec: Invalid value: cache is for what is downloaded: set model.name, or a uri, or remove cache",
+    ),
+    (
+        {"spec.model": {"name": "org/base", "digest": f"sha256:{'0' * 64}"}},
+        "spec.model: Invalid value: digest belongs to uri: set uri, or remove it",
+    ),
+    (
+        {"spec.model": {"uri": "s3://models/tiny/", "digest": "sha256:12"}},
+        'spec.model.digest: Invalid value: "sha256:12": must be sha256: and 64 hexadecimal digits',
+    ),
+    (
+        {"spec.adapters.0": {"name": "support", "uri": "oci://registry/models/faq"}},
+        'spec.adapters[0].uri: Invalid value: "oci://registry/models/faq": ' + URI,
     ),
     (
         {"spec.model": {"name": "org/base"}, "spec.tokenSecret": {"key": "token"}},

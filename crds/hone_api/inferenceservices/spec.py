@@ -25,6 +25,12 @@ from hone_api.common import (
 )
 from hone_api.layout import EMBEDDED_TOOL_PARSERS
 from hone_api.pods.pod_options import ENGINE_LEAST_GRACE_SECONDS, ComputeResources, PodOptions
+from hone_api.remote_sources import REMOTE_RULES, RemoteSource
+
+ArtifactDigest = Annotated[
+    str, text(r"^sha256:[0-9a-f]{64}$", "must be sha256: and 64 hexadecimal digits", max_length=71)
+]
+_DIGEST_RULE = rule("has(self.uri) || !has(self.digest)", "digest belongs to uri: set uri, or remove it")
 
 
 class FineTuneJobReference(ApiModel):
@@ -33,19 +39,30 @@ class FineTuneJobReference(ApiModel):
     name: ObjectName = Field(description="Name of the FineTuneJob.", examples=["llama2-guanaco"])
 
 
-class ServedModel(ApiModel):
-    """What is served: exactly one of `fineTuneJob`, `name` and `claim`."""
+class ArtifactUri(RemoteSource):
+    """A model or adapter that is downloaded from a URI before the engine starts."""
+
+    digest: ArtifactDigest | None = Field(
+        None,
+        description="Digest that the downloaded artifact of Hone must have in its manifest.json; left out: any.",
+    )
+
+
+class ServedModel(ArtifactUri):
+    """What is served: exactly one of `fineTuneJob`, `name`, `claim` and `uri`."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                exactly_one("fineTuneJob", "name", "claim"),
-                "set exactly one of fineTuneJob, name (a model on the hub) and claim",
+                exactly_one("fineTuneJob", "name", "claim", "uri"),
+                "set exactly one of fineTuneJob, name (a model on the hub), claim and uri",
             ),
             rule(
                 "has(self.name) || !has(self.revision)",
                 "revision belongs to a model on the hub: set name, or remove it",
             ),
+            *REMOTE_RULES,
+            _DIGEST_RULE,
         )
     )
 
@@ -63,11 +80,15 @@ class ServedModel(ApiModel):
     )
 
 
-class AdapterSource(ApiModel):
-    """An adapter on the served base model: exactly one of `fineTuneJob` and `claim`."""
+class AdapterSource(ArtifactUri):
+    """An adapter on the served base model: exactly one of `fineTuneJob`, `claim` and `uri`."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(rule(exactly_one("fineTuneJob", "claim"), "set exactly one of fineTuneJob and claim"))
+        json_schema_extra=rules(
+            rule(exactly_one("fineTuneJob", "claim", "uri"), "set exactly one of fineTuneJob, claim and uri"),
+            *REMOTE_RULES,
+            _DIGEST_RULE,
+        )
     )
 
     name: Annotated[
@@ -177,12 +198,14 @@ class InferenceServiceSpec(ApiModel):
                 "sglang and tgi take no chat template as a text: remove chatTemplate (with sglang a file of the image "
                 "can be named in extraArgs), or set engine: vllm",
             ),
-            *(
-                rule(
-                    f"!has(self.{name}) || has(self.model.name)",
-                    f"{name} is for a model that is downloaded from the hub: set model.name, or remove {name}",
-                )
-                for name in ("cache", "tokenSecret")
+            rule(
+                "!has(self.tokenSecret) || has(self.model.name)",
+                "tokenSecret is for a model that is downloaded from the hub: set model.name, or remove tokenSecret",
+            ),
+            rule(
+                "!has(self.cache) || has(self.model.name) || has(self.model.uri) || "
+                "(has(self.adapters) && self.adapters.exists(a, has(a.uri)))",
+                "cache is for what is downloaded: set model.name, or a uri, or remove cache",
             ),
         )
     )
@@ -212,8 +235,8 @@ class InferenceServiceSpec(ApiModel):
     resources: EngineResources = Field(EngineResources(), description="What one engine pod asks for.")
     cache: CacheOptions | None = Field(
         None,
-        description="Where the model of model.name is kept, so that it is downloaded once for all pods and starts; "
-        "left out: each pod downloads it again.",
+        description="Where what model.name or a uri names is kept, so that it is downloaded once for all pods and "
+        "starts; left out: each pod downloads it again.",
     )
     token_secret: SecretKey | None = Field(
         None,

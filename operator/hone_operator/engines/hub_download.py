@@ -11,7 +11,8 @@ from hone_api.layout import POD_CACHE
 from hone_api.reasons import DISK_FULL, VOLUME_ACCESS_DENIED, HoneError
 
 from hone_operator.diagnosis.pod_state import get_container_status
-from hone_operator.engines.resolve import HubDownload, ResolvedModels
+from hone_operator.engines.resolve import ResolvedModels
+from hone_operator.engines.uri_download import CONTAINER as URI_CONTAINER
 from hone_operator.objects.resources import Object
 from hone_operator.pods.hub_token import add_token
 from hone_operator.pods.pod_spec import (
@@ -63,27 +64,28 @@ def build_download_containers(spec: InferenceServiceSpec, resolved: ResolvedMode
 def describe_running(pods: list[Object]) -> str:
     """Return a sentence about a pod that downloads now; an empty text without one."""
     for pod in pods:
-        if "running" in (get_container_status(pod, CONTAINER).get("state") or {}):
-            name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-            log = f"kubectl logs {name} --namespace {namespace} --container {CONTAINER}"
-            return f" Pod {name} downloads the model; how far it is: {log}"
+        for container in (CONTAINER, URI_CONTAINER):
+            if "running" in (get_container_status(pod, container).get("state") or {}):
+                name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+                log = f"kubectl logs {name} --namespace {namespace} --container {container}"
+                return f" Pod {name} downloads the model; how far it is: {log}"
     return ""
 
 
-def explain_failure(error: HoneError, download: HubDownload, namespace: str) -> HoneError:
-    """Return a failure of the container with the volume of the cache, where that is full or closed."""
-    if error.reason is DISK_FULL and download.claim is None:
+def explain_failure(error: HoneError, claim: str | None, namespace: str) -> HoneError:
+    """Return a failure of a download with the volume of the cache, where that is full or closed."""
+    if error.reason is DISK_FULL and claim is None:
         remedy = "Set spec.cache.claim to a claim with room for the model."
         return HoneError(DISK_FULL, f"{error.message}; {POD_CACHE} is on the disk of the pod's node", remedy=remedy)
-    message = f"{error.message}; {POD_CACHE} is PersistentVolumeClaim {download.claim}"
+    message = f"{error.message}; {POD_CACHE} is PersistentVolumeClaim {claim}"
     if error.reason is DISK_FULL:
         remedy = (
             "Remove models that nobody needs from it, or enlarge it with "
-            f"`kubectl patch pvc {download.claim} --namespace {namespace} --patch "
+            f"`kubectl patch pvc {claim} --namespace {namespace} --patch "
             '\'{"spec": {"resources": {"requests": {"storage": "SIZE"}}}}\'` where its StorageClass has '
             "allowVolumeExpansion: true; the next start downloads what is missing."
         )
         return HoneError(DISK_FULL, message, remedy=remedy)
-    if error.reason is VOLUME_ACCESS_DENIED and download.claim:
+    if error.reason is VOLUME_ACCESS_DENIED and claim:
         return HoneError(VOLUME_ACCESS_DENIED, message)
     return error

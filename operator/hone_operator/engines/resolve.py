@@ -14,10 +14,20 @@ from hone_api.finetunejobs.sources import BaseModelSource
 from hone_api.finetunejobs.spec import FineTuneJob, LoraOptions
 from hone_api.finetunejobs.status import Artifact
 from hone_api.inferenceservices.spec import AdapterSource, InferenceServiceSpec, ModelStatus
-from hone_api.layout import CACHE, MODEL_LINK, POD_CACHE, POD_CLAIMS, POD_DOWNLOADED, base_model_name, remote_folder
+from hone_api.layout import (
+    ADAPTER_LINKS,
+    CACHE,
+    MODEL_LINK,
+    POD_CACHE,
+    POD_CLAIMS,
+    POD_DOWNLOADED,
+    base_model_name,
+    remote_folder,
+)
 from hone_api.reasons import ADAPTER_MISMATCH, FINE_TUNE_JOB_FAILED, INVALID_SPEC, HoneError
 from pydantic import ValidationError
 
+from hone_operator.engines.uri_download import UriDownloads
 from hone_operator.objects.resources import Object
 from hone_operator.pods.pod_spec import Volumes
 
@@ -77,7 +87,7 @@ class ResolvedModels:
     `model_adapter` is the adapter that spec.model itself names; `adapters` are those of spec.adapters. `claims`: the
     mounted claims that may hold the base model of an artifact. `parameter_count`: of the weights. It and `base_config`
     are known only where a FineTuneJob made the model or was trained on it. `download`: None where the engine downloads
-    its model itself, or none is downloaded.
+    its model itself, or none is downloaded. `uri_downloads`: the models and adapters at URIs.
     """
 
     weights: ModelWeights
@@ -90,6 +100,7 @@ class ResolvedModels:
     base_config: BaseConfig = field(default_factory=BaseConfig)
     claims: dict[str, str] = field(default_factory=dict)
     download: HubDownload | None = None
+    uri_downloads: UriDownloads = field(default_factory=UriDownloads)
     volumes: Volumes = field(default_factory=Volumes)
     env: dict[str, str] = field(default_factory=dict)
 
@@ -146,6 +157,9 @@ def resolve_models(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -
     elif served.claim:
         source = BaseModelSource(claim=served.claim)
         resolved, base = _resolve_claim(served.claim), _AdapterBase(source, _describe_source(source))
+    elif served.uri:
+        source = BaseModelSource(uri=served.uri, endpoint=served.endpoint)
+        resolved, base = _resolve_uri(spec), _AdapterBase(source, _describe_source(source))
     else:
         resolved, base = (
             _resolve_hub_model(spec),
@@ -154,7 +168,7 @@ def resolve_models(spec: InferenceServiceSpec, jobs: dict[str, Object | None]) -
     if base.source:
         resolved.base_name, resolved.base_revision = base.source.name, _as_commit(base.revision)
     for adapter in spec.adapters:
-        _add_adapter(resolved, adapter, jobs, base)
+        _add_adapter(resolved, spec, adapter, jobs, base)
     names = [model.name for model in resolved.models]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise HoneError(
@@ -289,10 +303,27 @@ def _resolve_claim(claim: ClaimPath) -> ResolvedModels:
     return resolved
 
 
+def _resolve_uri(spec: InferenceServiceSpec) -> ResolvedModels:
+    """Return what an engine loads after a container of Hone has downloaded it; uri_download.py builds that."""
+    served, name = spec.model, base_model_name(None, None, spec.model.uri)
+    resolved = ResolvedModels(
+        ModelWeights("", name, digest=served.digest),
+        [ModelStatus(name=name, kind="base", digest=served.digest)],
+        env={"HF_HUB_OFFLINE": "1", "HF_HOME": POD_CACHE, "HF_MODULES_CACHE": MODULES_CACHE},
+    )
+    link = resolved.uri_downloads.add(resolved.volumes, spec, served, "spec.model", MODEL_LINK)
+    resolved.weights = replace(resolved.weights, source=link)
+    return resolved
+
+
 def _add_adapter(
-    resolved: ResolvedModels, adapter: AdapterSource, jobs: dict[str, Object | None], base: _AdapterBase
+    resolved: ResolvedModels,
+    spec: InferenceServiceSpec,
+    adapter: AdapterSource,
+    jobs: dict[str, Object | None],
+    base: _AdapterBase,
 ) -> None:
-    digest = None
+    digest = adapter.digest
     if adapter.fine_tune_job:
         finished = _read_finished_job(adapter.fine_tune_job.name, jobs)
         artifact, digest = finished.artifact, finished.artifact.digest
@@ -304,6 +335,11 @@ def _add_adapter(
         resolved.adapters.append(
             ResolvedAdapter(adapter.name, resolved.mount_claim(adapter.claim.name, adapter.claim.path))
         )
+    elif adapter.uri:
+        where = f"spec.adapters[{spec.adapters.index(adapter)}]"
+        link = f"{ADAPTER_LINKS}/{adapter.name}"
+        folder = resolved.uri_downloads.add(resolved.volumes, spec, adapter, where, link)
+        resolved.adapters.append(ResolvedAdapter(adapter.name, folder, digest))
     resolved.models.append(ModelStatus(name=adapter.name, kind="adapter", digest=digest))
 
 

@@ -156,6 +156,7 @@ def _build_pod(declared: InferenceService, resolved: ResolvedModels, images: Ima
     gpus = spec.resources.gpus
     helpers = [
         *hub_download.build_download_containers(spec, resolved, images.runtime),
+        *resolved.uri_downloads.build_containers(spec, resolved.volumes, images.runtime),
         *_build_helper_containers(declared, resolved, images),
     ]
     add_scratch_volumes(resolved.volumes, spec.resources)

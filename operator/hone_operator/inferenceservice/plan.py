@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from hone_operator.diagnosis import liveness, pod_state
 from hone_operator.diagnosis.admission import explain_refusal
 from hone_operator.diagnosis.pod_failure import explain_out_of_memory
-from hone_operator.engines import artifact_links, hub_download, key_guard
+from hone_operator.engines import artifact_links, hub_download, key_guard, uri_download
 from hone_operator.engines.gpu_errors import explain_no_gpu
 from hone_operator.engines.registry import select_engine
 from hone_operator.engines.resolve import WAITING_FOR_JOB, ArtifactNotReady, ResolvedModels, resolve_models
@@ -43,6 +43,7 @@ from hone_operator.reconcile.sync_failures import SYNCED, set_synced
 CONDITION_TYPES = ("Accepted", "ArtifactsResolved", "Progressing", "Available")
 CONTAINERS = (
     hub_download.CONTAINER,
+    uri_download.CONTAINER,
     artifact_links.CONTAINER,
     adapter_sidecar.CONTAINER,
     key_guard.CONTAINER,
@@ -325,14 +326,16 @@ def _find_engine_failure(
         return explain_refusal(observed.warning) if observed.warning else None
     if lost := liveness.explain_lost_node(pod, observed.cluster):
         return lost
+    cache = None if isinstance(observed.spec, HoneError) else observed.spec.spec.cache
+    claim = cache.claim.name if cache else None
     for name in CONTAINERS:
         container = pod_state.get_container_status(pod, name)
         ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
         if not ended or not ended.get("exitCode"):
             continue
         if named := _read_named_failure(ended) or _explain_no_gpu(observed, ended):
-            if resolved.download and name == hub_download.CONTAINER:
-                return hub_download.explain_failure(named, resolved.download, pod["metadata"]["namespace"])
+            if name in (hub_download.CONTAINER, uri_download.CONTAINER):
+                return hub_download.explain_failure(named, claim, pod["metadata"]["namespace"])
             return named
         if container.get("restartCount", 0) >= MIN_REPORTED_RESTARTS:
             return _explain_engine_exit(pod, name, ended)

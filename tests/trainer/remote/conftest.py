@@ -1,4 +1,4 @@
-"""Stores with a few files, real S3 servers with a bucket `data`, and caches of the test's own."""
+"""Stores with a few files, real S3 servers with a bucket `data`, real registries, and caches of the test's own."""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +8,8 @@ import pytest
 from faulty_server import PIECE, Store, content
 from hone_trainer.remote import download as downloads
 from hone_trainer.remote import fetch as fetching
+from ociserver.registry import RegistryServer
+from ociserver.registry import find_missing_program as find_missing_registry
 from s3server.gateway import Authority, Gateway, find_missing_program
 
 
@@ -57,6 +59,29 @@ def authority(with_programs: None, tmp_path_factory: pytest.TempPathFactory) -> 
 def secure_gateway(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Yield an S3 server over HTTPS."""
     with Gateway(tmp_path_factory.mktemp("s3-secure"), authority) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def with_registry() -> None:
+    """Skip tests of a real registry where it can't be built; under CI they fail."""
+    if reason := find_missing_registry():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"the tests with a registry must run under CI: {reason}")
+        pytest.skip(f"NOT RUN: {reason}")
+
+
+@pytest.fixture(scope="module")
+def registry(with_registry: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """Yield a registry over HTTP that everybody may read and write."""
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def locked_registry(with_registry: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """Yield a registry that wants user and password."""
+    with RegistryServer(tmp_path_factory.mktemp("locked-registry"), has_login=True) as server:
         yield server
 
 

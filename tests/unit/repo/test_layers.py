@@ -14,7 +14,7 @@ LAYERS = {
         finetunejobs
         artifacts containers
         inferenceservices reasons
-        errors pods
+        errors pods remote_sources
         attention byte_sizes common dtypes exit_codes figures gpucheck gpus io layout quantities strictjson
     """,
     "hone_operator": """
@@ -43,7 +43,7 @@ LAYERS = {
         data models
         remote
         distributed inputs
-        data.readers progress runtime
+        data.readers modelpack progress runtime
     """,
     "hone_server": """
         __main__

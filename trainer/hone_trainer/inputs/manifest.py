@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hone_api.common import ClaimPath
-from hone_api.finetunejobs.remote import CaConfigMapKey
 from hone_api.finetunejobs.sources import ConfigMapKey
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.io.terminal import hide_url_credentials
 from hone_api.reasons import DATASET_NOT_FOUND, INVALID_SPEC, HoneError, Reason
+from hone_api.remote_sources import CaConfigMapKey
 from hone_api.schema.manifests import load_documents
 from pydantic import ValidationError
 
@@ -53,8 +53,7 @@ class JobInputs:
         """Return the keys of a Secret with their values; None where it is not given, as outside a cluster."""
         if name not in self.secrets:
             return self.inline_secrets.get(name)
-        files = [path for path in self.secrets[name].glob("[!.]*") if path.is_file()]
-        return {path.name: path.read_text(errors="replace") for path in files}
+        return read_secret(self.secrets[name])
 
     def config_map_file(
         self,
@@ -84,6 +83,13 @@ class JobInputs:
             missing,
             f"{where}.key is {reference.key}, and ConfigMap {reference.name} has " + (", ".join(keys) or "no keys"),
         )
+
+
+def read_secret(folder: Path) -> dict[str, str]:
+    """Return the keys of a Secret that is mounted in a folder, with their values."""
+    # The kubelet's own files begin with two dots, and .dockerconfigjson is a key.
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith("..")]
+    return {path.name: path.read_text(errors="replace") for path in files}
 
 
 def load_inputs(options: RunOptions | PlanOptions) -> JobInputs:

@@ -76,7 +76,7 @@ def _download(name: str, revision: str, link: Path) -> None:
     begin = time.monotonic()
     with report_size(hub.get_blobs_folder(name), REPORT_SECONDS):
         folder = hub.download_model(name, commit, revision)
-    _check_weights(folder, f"spec.model.name is {name}")
+    check_weights(folder, f"spec.model.name is {name}")
     link.unlink(missing_ok=True)  # the container may restart in the same pod
     link.symlink_to(folder)
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
@@ -101,7 +101,7 @@ def report_size(folder: Path, seconds: float) -> Iterator[None]:
         done.set()
 
 
-def _check_weights(folder: Path, what: str) -> None:
+def check_weights(folder: Path, what: str) -> None:
     """Raise HoneError ModelInvalid for a model that lacks files of its weights, or has one that was cut."""
     if any((folder / name).is_file() for name in NAMES):
         files = find_weight_files(folder, what)

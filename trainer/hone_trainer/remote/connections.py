@@ -1,6 +1,6 @@
-"""HTTP connections of both stores, and what their answers and failures mean.
+"""HTTP connections of all stores, and what their answers and failures mean.
 
-Proxies of the environment are not used. No message contains a query, which in a redirect may be a signature.
+They use the proxies of the environment. No message contains a query, which in a redirect may be a signature.
 """
 
 import re
@@ -11,10 +11,11 @@ from typing import TypeVar
 import certifi
 import urllib3
 from hone_api.reasons import STORE_UNAUTHORIZED, STORE_UNREACHABLE, HoneError
-from urllib3.exceptions import HTTPError, LocationValueError, SSLError
+from urllib3.exceptions import HTTPError, LocationValueError, ProxyError, SSLError
 
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, RemoteObject, TransientError
+from hone_trainer.runtime.proxies import PROXY_AUTHENTICATION_REQUIRED, Connections
 
 CONNECTIONS = 8
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
@@ -22,7 +23,7 @@ LONGEST_WAIT_SECONDS = 60.0
 # Blocks of 1 MiB cause nine times as many page faults.
 BLOCK_BYTES = 256 * 1024
 _TOTAL = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
-Pool = TypeVar("Pool", bound=urllib3.PoolManager)
+Pool = TypeVar("Pool", bound=Connections)
 
 
 def make_pool(location: Location, kind: type[Pool]) -> Pool:
@@ -59,11 +60,25 @@ def named_failures(location: Location) -> Iterator[None]:
                 remedy="Check that the server speaks TLS at this host and port; where it does not, an S3 server has an "
                 f"endpoint with http://. Check the certificates in spec.{location.kind}.caBundle if it is set.",
             ) from error
+        if isinstance(error, ProxyError):
+            raise _explain_proxy(location, text) from error
         raise TransientError(text) from error
     except OSError as error:
         if error.filename:  # of a file, such as the certificates
             raise
         raise TransientError(" ".join(str(error).split())) from error
+
+
+def _explain_proxy(location: Location, text: str) -> Exception:
+    """Return the failure that an error of the environment's proxy means."""
+    if str(PROXY_AUTHENTICATION_REQUIRED) not in text:
+        return TransientError(f"the proxy of HTTPS_PROXY or HTTP_PROXY: {text}")
+    return HoneError(
+        STORE_UNREACHABLE,
+        f"{location.where}, and the proxy of the environment refuses access: {text}",
+        remedy="Give its user and password in HTTPS_PROXY or HTTP_PROXY, as http://USER:PASSWORD@HOST:PORT; take the "
+        "variable from a Secret. Or put the server's host into NO_PROXY.",
+    )
 
 
 def is_transient(status: int) -> bool:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hone_api.byte_sizes import format_bytes
-from hone_api.io.durable_files import flush_to_disk
+from hone_api.io.durable_files import flush_to_disk, write_atomically
 from hone_api.io.terminal import print_line
-from hone_api.layout import OFFLINE_VARIABLE, remote_folder
+from hone_api.layout import OFFLINE_VARIABLE, REGISTRY_SCHEME, remote_folder
 from hone_api.reasons import SOURCE_CHANGED, STORE_UNAUTHORIZED, STORE_UNREACHABLE, HoneError
 from huggingface_hub import constants
 
@@ -25,6 +25,7 @@ from hone_trainer.remote.download import Downloader
 from hone_trainer.remote.https import HttpsStore
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, RemoteObject, Store, compute_revision, refuse_unusable_names
+from hone_trainer.remote.oci_store import UNPACKED, OciStore, unpack_archives
 from hone_trainer.remote.s3 import S3Store
 from hone_trainer.runtime.errors import disk_full_named
 
@@ -68,10 +69,31 @@ def fetch(location: Location, pinned: str | None, choose: Choose = list) -> Snap
         raise
 
 
+def fetch_again(location: Location, choose: Choose) -> Snapshot:
+    """Return the files of a source as `fetch` does, with the revision of the last start with this cache as pinned.
+
+    A URI with a digest always names the same content: once it is in the cache, no store is asked. Raises as `fetch`.
+    """
+    cache = Path(constants.HF_HOME)
+    note = cache / remote_folder(f".{_source(location)}-{choose.__name__}.latest")
+    try:
+        noted = note.read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        noted = None
+    if noted and "@sha256:" in location.uri and (cache / remote_folder(noted)).is_dir():
+        return Snapshot(cache / remote_folder(noted), noted)
+    snapshot = fetch(location, noted, choose)
+    if snapshot.revision != noted:
+        write_atomically(note, snapshot.revision)
+    return snapshot
+
+
 def open_store(location: Location) -> Store:
     """Return the store of a location. Raises HoneError InvalidSpec for a Secret that lacks a key."""
     if location.uri.startswith("s3://"):
         return S3Store(location)
+    if location.uri.startswith(REGISTRY_SCHEME):
+        return OciStore(location)
     return HttpsStore(location, as_folder=location.kind == "model")
 
 
@@ -80,7 +102,7 @@ def _fetch(location: Location, store: Store, cache: Path, choose: Choose) -> Sna
     changed = None
     for _ in range(CHANGED_ATTEMPTS):
         try:
-            objects = choose(downloader.retry(store.list_objects))
+            objects = _choose(downloader.retry(store.list_objects), choose)
             if not objects:
                 raise HoneError(location.missing, f"{location.where}, and nothing is there")
             refuse_unusable_names(location, objects)
@@ -89,6 +111,11 @@ def _fetch(location: Location, store: Store, cache: Path, choose: Choose) -> Sna
             changed = error
             print_line(f"{location.uri} has changed ({error}): starting again")
     raise HoneError(SOURCE_CHANGED, f"{location.where}, and {changed}") from changed
+
+
+def _choose(listed: list[RemoteObject], choose: Choose) -> list[RemoteObject]:
+    """Return the objects that are needed, and the archives of which only the content can show it."""
+    return choose([found for found in listed if found.is_named]) + [found for found in listed if not found.is_named]
 
 
 def _bring(downloader: Downloader, objects: list[RemoteObject], cache: Path) -> Snapshot:
@@ -109,7 +136,7 @@ def _bring(downloader: Downloader, objects: list[RemoteObject], cache: Path) -> 
                 except ChangedError:
                     shutil.rmtree(partial, ignore_errors=True)
                     raise
-                files.rename(folder)
+                unpack_archives(location, objects, files, partial / UNPACKED).rename(folder)
                 flush_to_disk(folder.parent)
                 shutil.rmtree(partial, ignore_errors=True)
     return Snapshot(folder, revision)

@@ -1,11 +1,12 @@
 """Files behind HTTPS: one for a dataset; for a model, a folder in which its files have the usual names."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
+from hone_api.artifacts.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hone_api.reasons import INVALID_SPEC, STORE_UNAUTHORIZED, HoneError
 
 from hone_trainer.remote.connections import (
@@ -21,6 +22,7 @@ from hone_trainer.remote.connections import (
 from hone_trainer.remote.credentials import make_authorization
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject, TransientError, decode_sha256
+from hone_trainer.runtime.proxies import Connections
 
 MOST_REDIRECTS = 5
 MOST_INDEX_BYTES = 64 * 1024**2
@@ -40,12 +42,12 @@ WEIGHTS = (
 
 
 class HttpsStore:
-    """The file or, with `as_folder`, the model's folder at a URL."""
+    """The file or, with `as_folder`, the folder of a model or adapter at a URL."""
 
     def __init__(self, location: Location, *, as_folder: bool = False) -> None:
         self._location = location
         self._as_folder = as_folder
-        self._pool = make_pool(location, urllib3.PoolManager)
+        self._pool = make_pool(location, Connections)
         self._headers = {"Accept-Encoding": "identity", **make_authorization(location)}
 
     def list_objects(self) -> list[RemoteObject]:
@@ -59,14 +61,18 @@ class HttpsStore:
                 )
             found = self._probe(self._location.uri)
             return [found] if found else []
+        weights: Sequence[str] = WEIGHTS
         config = self._probe(self._url_of(CONFIG))
+        if not config:
+            weights = ADAPTER_WEIGHTS
+            config = self._probe(self._url_of(ADAPTER_CONFIG))
         if not config:
             return []
         refusals: list[HoneError] = []
         texts = [self._probe_optional(name, refusals) for name in MODEL_FILES]
         listed = [config, *(found for found in texts if found)]
         refusals.clear()
-        for name in WEIGHTS:
+        for name in weights:
             found = self._probe_optional(name, refusals)
             if found:
                 if name.endswith(".index.json"):

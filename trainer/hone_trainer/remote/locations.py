@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hone_api.finetunejobs.remote import RemoteSource
 from hone_api.reasons import DATASET_INVALID, DATASET_NOT_FOUND, INVALID_SPEC, MODEL_INVALID, MODEL_NOT_FOUND, Reason
+from hone_api.remote_sources import RemoteSource
 
 from hone_trainer.inputs.manifest import JobInputs
 

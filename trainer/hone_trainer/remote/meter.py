@@ -1,4 +1,4 @@
-"""Reports a download: bytes, rate and time left, a line every few seconds."""
+"""Reports a download or an upload: bytes, rate and time left, a line every few seconds."""
 
 import threading
 import time
@@ -10,15 +10,26 @@ INTERVAL_SECONDS = 10.0
 
 
 class Meter:
-    """Counts the bytes of a download, from several threads. `kept` bytes are there from an earlier start."""
+    """Counts the bytes of a transfer, from several threads. `kept` bytes are there from an earlier start."""
 
     def __init__(
-        self, total: int, kept: int, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        kept: int,
+        note: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        verb: str = "downloaded",
     ) -> None:
-        self._total, self._kept, self._note, self._clock = total, kept, note, clock
+        self._total, self._kept, self._note, self._clock, self._verb = total, kept, note, clock, verb
         self._new = 0
         self._lock = threading.Lock()
         self._began = self._noted = clock()
+
+    def keep(self, count: int) -> None:
+        """Count bytes that were there before, which are no part of the rate."""
+        with self._lock:
+            self._kept += count
 
     def add(self, count: int) -> None:
         """Count bytes; a negative number takes back what is downloaded again."""
@@ -36,4 +47,4 @@ class Meter:
         done = self._kept + self._new
         rate = max(self._new, 0) / max(now - self._began, 1e-3)
         left = f", {round((self._total - done) / rate)} s left" if rate else ""
-        return f"downloaded {format_bytes(done)} of {format_bytes(self._total)}, {format_bytes(rate)}/s{left}"
+        return f"{self._verb} {format_bytes(done)} of {format_bytes(self._total)}, {format_bytes(rate)}/s{left}"

@@ -1,6 +1,7 @@
 """What a store holds, and how a download can fail.
 
-A store (`s3`, `https`) lists a source as `RemoteObject`s and reads ranges of them; `download` writes these to files.
+A store (`s3`, `https`, `oci_store`) lists a source as `RemoteObject`s and reads ranges of them; `download` writes
+these to files.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from hone_api.reasons import HoneError
 
+from hone_trainer.modelpack.artifact import Packing
 from hone_trainer.remote.locations import Location
 
 WINDOWS_SEPARATOR = "\\"
@@ -24,7 +26,8 @@ class RemoteObject:
     """One object. `name` is its path in the downloaded folder, `key` its key in the bucket or its URL.
 
     `validator` changes with the content (an ETag, else the time of the last change); it is empty where the server
-    gives none, and the object is then downloaded from its start each time.
+    gives none, and the object is then downloaded from its start each time. An archive is unpacked once it is there;
+    `is_named`: its name is that of the file in it.
     """
 
     name: str
@@ -32,6 +35,8 @@ class RemoteObject:
     size: int
     validator: str
     has_ranges: bool = True
+    packing: Packing = "file"
+    is_named: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from xml.etree.ElementTree import ParseError
 
-import urllib3
 from hone_api.reasons import INVALID_SPEC, HoneError
 from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
@@ -22,6 +21,7 @@ from hone_trainer.remote.connections import is_transient, make_pool, named_failu
 from hone_trainer.remote.credentials import find_provider
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject, TransientError, decode_sha256
+from hone_trainer.runtime.proxies import Connections
 
 AWS = "https://s3.amazonaws.com"
 _CHANGED_CODES = {"NoSuchKey": "is gone", "NoSuchVersion": "is gone", "InvalidRange": "is shorter than before"}
@@ -46,7 +46,7 @@ class _EndlessListError(Exception):
     """The server lists the same page again."""
 
 
-class _Connections(urllib3.PoolManager):
+class _Connections(Connections):
     """Connections that request each page of a listing once: an answer that names no next page has no end."""
 
     pages: set[str]

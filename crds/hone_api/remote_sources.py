@@ -1,4 +1,4 @@
-"""A model or dataset in an object store or behind HTTPS: its URI, and what is needed to read it."""
+"""A model or dataset in an object store, a registry or behind HTTPS: its URI, and what is needed to read it."""
 
 from typing import Annotated
 
@@ -27,21 +27,26 @@ class CaBundle(ApiModel):
 
 
 class RemoteSource(ApiModel):
-    """The fields of a source that is read from an object store or over HTTPS."""
+    """The fields of a source that is read from an object store, a registry or over HTTPS."""
 
     uri: RemoteUri | None = Field(
         None,
-        description="Object, or prefix of objects, in an S3 bucket, or file behind HTTPS. Downloaded while preparing.",
+        description="Object, or prefix of objects, in an S3 bucket, artifact of an OCI registry (oci://), or file "
+        "behind HTTPS. Downloaded before anything else starts.",
         examples=["s3://datasets/faq/"],
     )
     secret: LocalSecretReference | None = Field(
         None,
         description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN; for "
-        "https: token, or username and password. Only the preparing pod has it.",
+        "https: token, or username and password; for oci: .dockerconfigjson, or username and password. Only the "
+        "container that downloads has it.",
         examples=[{"name": "bucket-reader"}],
     )
     endpoint: Endpoint | None = Field(
-        None, description="The S3 server; left out: AWS.", examples=["https://minio.storage.svc:9000"]
+        None,
+        description="The S3 server; left out: AWS. For oci: the registry's URL, where that is not https:// and its "
+        "name, such as http://registry.example.com:5000.",
+        examples=["https://minio.storage.svc:9000"],
     )
     region: Region | None = Field(None, description="The bucket's region; left out: us-east-1.", examples=["eu-west-1"])
     ca_bundle: CaBundle | None = Field(None, description="Certificates, instead of the public ones, to verify with.")
@@ -53,7 +58,11 @@ REMOTE_RULES = (
         "secret, endpoint, region and caBundle belong to uri: set uri, or remove them",
     ),
     rule(
-        "!has(self.uri) || self.uri.startsWith('s3://') || !(has(self.endpoint) || has(self.region))",
-        "endpoint and region belong to s3://: remove them",
+        "!has(self.uri) || self.uri.startsWith('s3://') || !has(self.region)",
+        "region belongs to s3://: remove it",
+    ),
+    rule(
+        "!has(self.uri) || !self.uri.startsWith('https://') || !has(self.endpoint)",
+        "endpoint belongs to s3:// and oci://: remove it",
     ),
 )
