@@ -10,7 +10,10 @@ from hone_trainer.remote import download as downloads
 from hone_trainer.remote import fetch as fetching
 from ociserver.registry import RegistryServer
 from ociserver.registry import find_missing_program as find_missing_registry
-from s3server.gateway import Authority, Gateway, find_missing_program
+from s3server.fixtures import authority as authority
+from s3server.fixtures import gateway as gateway
+from s3server.fixtures import secure_gateway as secure_gateway
+from s3server.fixtures import with_programs as with_programs
 
 
 @pytest.fixture
@@ -31,35 +34,6 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(fetching, "Downloader", make_quick)
     monkeypatch.setattr(fetching.constants, "HF_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="session")
-def with_programs() -> None:
-    """Skip tests of a real S3 server where it can't be built; under CI they fail."""
-    if reason := find_missing_program():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the tests with an S3 server must run under CI: {reason}")
-        pytest.skip(f"NOT RUN: {reason}")
-
-
-@pytest.fixture(scope="module")
-def gateway(with_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Yield an S3 server over HTTP."""
-    with Gateway(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def authority(with_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Return the authority of `secure_gateway`."""
-    return Authority(tmp_path_factory.mktemp("authority") / "of-server")
-
-
-@pytest.fixture(scope="module")
-def secure_gateway(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Yield an S3 server over HTTPS."""
-    with Gateway(tmp_path_factory.mktemp("s3-secure"), authority) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
