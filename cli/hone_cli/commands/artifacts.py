@@ -1,4 +1,4 @@
-"""`hone pull` and `hone report`: bring a job's artifact or report from its output claim to this machine."""
+"""`hone pull`, `hone report` and `hone push`: bring artifacts and reports to this machine, and artifacts from it."""
 
 import webbrowser
 from collections.abc import Callable, Iterator
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from hone_api.containers import PUSH
 
+from hone_cli.client import child_process
 from hone_cli.commands import options
 from hone_cli.ui import output
 from hone_cli.ui.output import Problem
@@ -22,6 +24,11 @@ Folder = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Folder to 
 File = Annotated[
     Path | None, typer.Option("--output", metavar="FILE", help="Save the report here (default: JOB-report.html).")
 ]
+Root = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an artifact, with its manifest.json.")]
+Addresses = Annotated[
+    list[str], typer.Argument(metavar="ADDRESS...", help="s3://BUCKET/FOLDER or hf://OWNER/NAME, one or several.")
+]
+Public = Annotated[bool, typer.Option("--public", help="Create repositories on the hub that everybody may read.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Save the report, and do not open it.")]
 
 
@@ -65,6 +72,19 @@ def report_command(
     output.print_line(f"✓ {place}", color="green")
     if not (no_browser or file) and not webbrowser.open(place.resolve().as_uri()):
         output.print_hint("No browser was found: open the file yourself.")
+
+
+def push_command(root: Root, addresses: Addresses, public: Public = False, verbose: options.Verbose = False) -> None:
+    """Copy an artifact to buckets and to the hub, and verify it there. Run it again to continue, or to change nothing.
+
+    Credentials are those of the environment, as for the tools of AWS and of the hub.
+    """
+    child_process.require_modules("trainer", "minio", "huggingface_hub")
+    arguments = [str(root), *addresses, *(["--public"] if public else [])]
+    code = child_process.run_module(
+        PUSH, arguments, on_stop=lambda: output.print_hint("Stopping: run the same command again to continue.")
+    )
+    raise typer.Exit(code)
 
 
 def _find_job(command: str, job: str, context: str | None, namespace: str | None) -> "tuple[Cluster, str, Object]":

@@ -116,8 +116,8 @@ class JobView:
 class ObservedFineTuneJob:
     """A FineTuneJob with its existing children. `spec` is an error when the object breaks the contract.
 
-    `pods` belong to the present training Job, `prepare_pods` to the preparing one, `push_pods` to the pushing one, which
-    is read only once the artifact is complete. `stale_pods` are pods of earlier Jobs that have not ended yet,
+    `pods` belong to the present training Job, `prepare_pods` to the preparing one, `push_pods` to the pushing one,
+    which is read only once the artifact is complete. `stale_pods` are pods of earlier Jobs that have not ended yet,
     `trainer_pods` all pods that train or trained. `held_since`: since when the operator observes, by pod uid, that a
     trainer has ended and its pod has not. `gpu`: name and bytes of the GPU that may train.
     `queue_message`: the queue's own reason why it holds the Job. `settled_digest`: the digest with which the children
