@@ -26,7 +26,8 @@ File = Annotated[
 ]
 Root = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an artifact, with its manifest.json.")]
 Addresses = Annotated[
-    list[str], typer.Argument(metavar="ADDRESS...", help="s3://BUCKET/FOLDER or hf://OWNER/NAME, one or several.")
+    list[str],
+    typer.Argument(metavar="ADDRESS...", help="s3://BUCKET/FOLDER, hf://OWNER/NAME or oci://REGISTRY/REPOSITORY:TAG."),
 ]
 Public = Annotated[bool, typer.Option("--public", help="Create repositories on the hub that everybody may read.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Save the report, and do not open it.")]
@@ -75,9 +76,9 @@ def report_command(
 
 
 def push_command(root: Root, addresses: Addresses, public: Public = False, verbose: options.Verbose = False) -> None:
-    """Copy an artifact to buckets and to the hub, and verify it there. Run it again to continue, or to change nothing.
+    """Copy an artifact to buckets, registries and the hub, and verify it there. Run it again to continue.
 
-    Credentials are those of the environment, as for the tools of AWS and of the hub.
+    Credentials are those of the environment, as for the tools of AWS, docker and the hub.
     """
     child_process.require_modules("trainer", "minio", "huggingface_hub")
     arguments = [str(root), *addresses, *(["--public"] if public else [])]

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from hone_api.common import ApiModel, LocalSecretReference, SecretKey, exactly_one, rule, rules, text
+from hone_api.layout import REGISTRY_SCHEME
 from hone_api.remote_sources import CaBundle, Endpoint, Region
 
 MOST_DESTINATIONS = 8
@@ -28,6 +29,17 @@ BucketUri = Annotated[
 ]
 
 
+RegistryReference = Annotated[
+    str,
+    text(
+        r"^[A-Za-z0-9.-]+(:[0-9]+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$",
+        "must be REGISTRY/REPOSITORY:TAG, such as registry.example.com/models/faq:v1: no https://, and no digest, "
+        "which is known after the push",
+        max_length=512,
+    ),
+]
+
+
 class HubRepository(ApiModel):
     """A model repository on the hub."""
 
@@ -43,16 +55,20 @@ class HubRepository(ApiModel):
 
 
 class PushDestination(ApiModel):
-    """One destination: exactly one of `hub` and `uri`."""
+    """One destination: exactly one of `hub`, `uri` and `oci`."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule(exactly_one("hub", "uri"), "set exactly one of hub (a repository on the hub) and uri (a bucket)"),
             rule(
-                "has(self.uri) || !(has(self.secret) || has(self.endpoint) || has(self.region) || has(self.caBundle))",
-                "secret, endpoint, region and caBundle belong to uri: remove them; the hub's token belongs in "
+                exactly_one("hub", "uri", "oci"),
+                "set exactly one of hub (a repository on the hub), uri (a bucket) and oci (a registry)",
+            ),
+            rule(
+                "!has(self.hub) || !(has(self.secret) || has(self.endpoint) || has(self.caBundle))",
+                "secret, endpoint and caBundle belong to uri and oci: remove them; the hub's token belongs in "
                 "hub.tokenSecret",
             ),
+            rule("has(self.uri) || !has(self.region)", "region belongs to uri: remove it"),
         )
     )
 
@@ -62,14 +78,22 @@ class PushDestination(ApiModel):
         description="A folder of an S3 bucket. A replaced artifact must be of a job of the same name.",
         examples=["s3://models/faq/"],
     )
+    oci: RegistryReference | None = Field(
+        None,
+        description="An artifact of ModelPack in an OCI registry. A replaced tag must be of a job of the same name.",
+        examples=["registry.example.com/models/faq:v1"],
+    )
     secret: LocalSecretReference | None = Field(
         None,
-        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN. Only the "
-        "pushing pod has it.",
+        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN; for oci: "
+        ".dockerconfigjson, or username and password. Only the pushing pod has it.",
         examples=[{"name": "bucket-writer"}],
     )
     endpoint: Endpoint | None = Field(
-        None, description="The S3 server; left out: AWS.", examples=["https://minio.storage.svc:9000"]
+        None,
+        description="The S3 server; left out: AWS. For oci: the registry's URL, where that is not https:// and its "
+        "name.",
+        examples=["https://minio.storage.svc:9000"],
     )
     region: Region | None = Field(None, description="The bucket's region; left out: us-east-1.", examples=["eu-west-1"])
     ca_bundle: CaBundle | None = Field(None, description="Certificates, instead of the public ones, to verify with.")
@@ -77,7 +101,9 @@ class PushDestination(ApiModel):
     @property
     def address(self) -> str:
         """The destination as one URI, as `hone push` takes it and the status shows it."""
-        return f"hf://{self.hub.repo}" if self.hub else str(self.uri)
+        if self.hub:
+            return f"hf://{self.hub.repo}"
+        return f"{REGISTRY_SCHEME}{self.oci}" if self.oci else str(self.uri)
 
 
 PushDestinations = Annotated[list[PushDestination], Field(max_length=MOST_DESTINATIONS)]

@@ -29,9 +29,11 @@ class Artifact(ApiModel):
 class Push(ApiModel):
     """What came of the push to one destination."""
 
-    address: str = Field(description="The destination: s3://BUCKET/FOLDER or hf://OWNER/NAME.")
+    address: str = Field(
+        description="The destination: s3://BUCKET/FOLDER, hf://OWNER/NAME or oci://REGISTRY/REPOSITORY:TAG."
+    )
     digest: str | None = Field(None, description="Digest of the artifact that is complete there.")
-    revision: str | None = Field(None, description="The commit on the hub.")
+    revision: str | None = Field(None, description="The commit on the hub, or the digest in the registry.")
     reason: str | None = Field(None, description="Why the last push failed, in UpperCamelCase.")
     message: str | None = Field(None, description="Why, in a sentence, and what to do.")
 

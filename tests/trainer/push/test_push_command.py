@@ -114,7 +114,10 @@ def test_a_hub_token_that_can_not_be_sent_is_not_printed(
     assert "hunter2" not in message.model_dump_json() + capfd.readouterr().err
 
 
-@pytest.mark.parametrize("address", ["s3://A", "hf://faq", "https://example.com/faq", "models/faq"])
+@pytest.mark.parametrize(
+    "address",
+    ["s3://A", "hf://faq", "https://example.com/faq", "models/faq", "oci://faq:v1", "oci://host/faq@sha256:0"],
+)
 def test_an_address_that_is_none_is_refused(root: Path, tmp_path: Path, address: str) -> None:
     code, message = run(tmp_path, root, address)
     assert (code, message.reason) == (64, "InvalidSpec")

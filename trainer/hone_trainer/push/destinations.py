@@ -8,16 +8,19 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hone_api.finetunejobs.push import HubRepository, PushDestination
 from hone_api.io.terminal import print_line
+from hone_api.layout import REGISTRY_SCHEME
 from hone_api.reasons import INVALID_SPEC, HoneError
 from pydantic import ValidationError
 
 from hone_trainer.inputs.manifest import JobInputs
 from hone_trainer.push.artifact import LocalArtifact
 from hone_trainer.push.hub import HubPush
+from hone_trainer.push.oci import push_to_registry
 from hone_trainer.push.s3 import S3Push
 from hone_trainer.push.s3_store import S3Destination
 from hone_trainer.remote.locations import Location
@@ -45,7 +48,7 @@ def make_destination(given: PushDestination, index: int, inputs: JobInputs) -> D
         where, token = f"{field}.hub.repo is {hub.repo}", _read_token(hub, field, inputs)
         return HubPush(hub.repo, hub.private, token, where, token_field, print_line).push(artifact)
 
-    def push_to_bucket(artifact: LocalArtifact) -> None:
+    def push_to_location(artifact: LocalArtifact) -> str | None:
         bundle = given.ca_bundle.config_map if given.ca_bundle else None
         location = Location(
             "push",
@@ -56,9 +59,9 @@ def make_destination(given: PushDestination, index: int, inputs: JobInputs) -> D
             inputs.config_map_file(bundle, f"{field}.caBundle.configMap", INVALID_SPEC) if bundle else None,
             field,
         )
-        S3Push(location, S3Destination(location), print_line).push(artifact)
+        return _push_to(location, artifact)
 
-    return Destination(given.address, push_to_hub if given.hub else push_to_bucket)
+    return Destination(given.address, push_to_hub if given.hub else push_to_location)
 
 
 def parse_address(address: str, *, is_private: bool) -> Destination:
@@ -69,17 +72,25 @@ def parse_address(address: str, *, is_private: bool) -> Destination:
             token_field = "the variable HF_TOKEN, or log in with `hf auth login`"
             where = f"The destination is {address}"
             return Destination(address, HubPush(hub.repo, hub.private, None, where, token_field, print_line).push)
-        bucket = PushDestination(uri=address)
+        if address.startswith(REGISTRY_SCHEME):
+            location = Location("push", PushDestination(oci=address.removeprefix(REGISTRY_SCHEME)).address)
+        else:
+            certificates = os.environ.get("AWS_CA_BUNDLE")
+            ca_file = Path(certificates) if certificates else None
+            location = Location("push", PushDestination(uri=address).address, ca_file=ca_file)
     except ValidationError:
         found = f"The destination is {address}, which is no address to push to"
-        raise HoneError(INVALID_SPEC, found, remedy="Write s3://BUCKET/FOLDER or hf://OWNER/NAME.") from None
+        remedy = "Write s3://BUCKET/FOLDER, hf://OWNER/NAME or oci://REGISTRY/REPOSITORY:TAG."
+        raise HoneError(INVALID_SPEC, found, remedy=remedy) from None
+    return Destination(address, partial(_push_to, location))
 
-    def push_to_bucket(artifact: LocalArtifact) -> None:
-        certificates = os.environ.get("AWS_CA_BUNDLE")
-        location = Location("push", bucket.address, ca_file=Path(certificates) if certificates else None)
-        S3Push(location, S3Destination(location), print_line).push(artifact)
 
-    return Destination(address, push_to_bucket)
+def _push_to(location: Location, artifact: LocalArtifact) -> str | None:
+    """Push to a registry, and return the digest there, or to a bucket."""
+    if location.uri.startswith(REGISTRY_SCHEME):
+        return push_to_registry(location, artifact, print_line)
+    S3Push(location, S3Destination(location), print_line).push(artifact)
+    return None
 
 
 def _read_token(hub: HubRepository, field: str, inputs: JobInputs) -> str | None:

@@ -119,7 +119,9 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m hone_trainer.push.main", description="Copy an artifact to places outside the cluster."
     )
     parser.add_argument("folder", type=_parse_path, help="the output folder of a job")
-    parser.add_argument("address", nargs="*", help="s3://BUCKET/FOLDER or hf://OWNER/NAME")
+    parser.add_argument(
+        "address", nargs="*", help="s3://BUCKET/FOLDER, hf://OWNER/NAME or oci://REGISTRY/REPOSITORY:TAG"
+    )
     parser.add_argument("--public", action="store_true", help="create repositories on the hub that everybody may read")
     parser.add_argument("--manifest", type=Path, help="YAML or JSON with the FineTuneJob whose destinations are meant")
     for option, what in (("--config-map", "a ConfigMap's folder"), ("--secret", "a Secret's folder")):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hone_api.layout import REGISTRY_SCHEME
 from hone_api.reasons import (
     DATASET_INVALID,
     DATASET_NOT_FOUND,
@@ -30,7 +31,7 @@ _ON_A_LAPTOP = {
     "uri": "the destination",
     "endpoint": "the variable AWS_ENDPOINT_URL_S3",
     "region": "the variable AWS_REGION",
-    "secret": "the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "secret": "the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with `docker login`",
     "caBundle": "the file that the variable AWS_CA_BUNDLE names",
 }
 
@@ -56,6 +57,8 @@ class Location:
         """The beginning of messages."""
         if self.kind == "push" and not self.spec_field:
             return f"The destination is {self.uri}"
+        if self.kind == "push" and self.uri.startswith(REGISTRY_SCHEME):
+            return f"{self.spec_field}.oci is {self.uri.removeprefix(REGISTRY_SCHEME)}"
         return f"{self.spec_field or f'spec.{self.kind}'}.uri is {self.uri}"
 
     @property
