@@ -19,7 +19,7 @@ from hone_api.pods.pod_options import ComputeResources
 from hone_operator.finetunejob.children import build_metadata, get_output_claim
 from hone_operator.finetunejob.jobs import build_failure_rules
 from hone_operator.objects import child_names
-from hone_operator.objects.drift import add_digest
+from hone_operator.objects.drift import add_digest, compute_digest
 from hone_operator.objects.resources import Object
 from hone_operator.pods.hub_token import add_token
 from hone_operator.pods.pod_spec import (
@@ -30,6 +30,8 @@ from hone_operator.pods.pod_spec import (
     build_pod_spec,
 )
 
+# Annotation of the Job: a digest of the destinations, which its pod reads from the manifest.
+DESTINATIONS_ANNOTATION = "hone.dev/destinations"
 # How often a failed pod is restarted. pushing.py makes another Job after a longer pause.
 BACKOFF_LIMIT = 3
 # Each of the threads that upload to a bucket holds a part of 16 MiB, and Python takes as much as all of them.
@@ -57,6 +59,7 @@ def build_push_job(owner: Object, job: FineTuneJob, image: str, digest: str) -> 
         "resources": build_helper_requirements(RESOURCES, spec.resources),
     }
     labels = build_labels(FINETUNEJOB_LABEL, name, child_names.PUSH, spec.pod.labels)
+    destinations = compute_digest([each.to_wire() for each in spec.output.push])
     pod = build_pod_spec(
         container,
         volumes,
@@ -73,7 +76,7 @@ def build_push_job(owner: Object, job: FineTuneJob, image: str, digest: str) -> 
             "apiVersion": "batch/v1",
             "kind": "Job",
             "metadata": build_metadata(owner, child_names.push_job_name(name), child_names.PUSH)
-            | {"labels": labels, "annotations": dict(spec.pod.annotations)},
+            | {"labels": labels, "annotations": spec.pod.annotations | {DESTINATIONS_ANNOTATION: destinations}},
             "spec": {
                 "backoffLimit": BACKOFF_LIMIT,
                 "parallelism": 1,

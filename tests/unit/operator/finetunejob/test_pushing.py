@@ -238,6 +238,20 @@ def test_changed_destinations_replace_the_job() -> None:
     assert action.name == "faq-push"
 
 
+def test_a_job_that_pushed_elsewhere_says_nothing_about_an_added_destination() -> None:
+    first, second = {"uri": "s3://models/faq/"}, {"uri": "s3://models/copy/"}
+    done = pod(container="push", terminated=terminated(0, pushed({"index": 0})))
+    observed = observe(owner_of(first), done, conditions=[job_condition("Complete")])
+    changed = owner_of(first, second, status=plan(observed).status)
+    observed.owner, observed.spec = changed, parsed_job(changed)
+    found = plan(observed)
+    assert [type(action) for action in found.actions] == [Delete]
+    assert found.status["pushes"] == [
+        {"address": "s3://models/faq/", "digest": DIGEST},
+        {"address": "s3://models/copy/"},
+    ]
+
+
 def test_destinations_that_are_added_after_a_push_are_pushed_to() -> None:
     done = pod(container="push", terminated=terminated(0, pushed({"index": 0})))
     before = plan(observe(owner_of(BUCKET), done, conditions=[job_condition("Complete")])).status
