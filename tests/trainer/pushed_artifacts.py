@@ -1,5 +1,6 @@
 """Artifacts with random weights, as the trainer leaves them."""
 
+import os
 import random
 from pathlib import Path
 
@@ -18,9 +19,18 @@ MEBIBYTE = 2**20
 
 
 def write_artifact(
-    root: Path, kind: ArtifactKind = "adapter", *, seed: int = 0, shards: tuple[int, ...] = (1000,), job: str = "faq"
+    root: Path,
+    kind: ArtifactKind = "adapter",
+    *,
+    seed: int = 0,
+    shards: tuple[int, ...] = (1000,),
+    job: str = "faq",
+    sparse_bytes: int = 0,
 ) -> Path:
-    """Write an artifact whose weights have these sizes in bytes, and return its folder. The same seed: same bytes."""
+    """Write an artifact whose weights have these sizes in bytes, and return its folder. The same seed: same bytes.
+
+    `sparse_bytes`: to which size the first file is made longer, with zeros.
+    """
     chance = random.Random(seed)
     for folder in list_folders(kind):
         path = root / folder
@@ -30,6 +40,8 @@ def write_artifact(
         for number, size in enumerate(sizes, 1):
             name = stem if len(sizes) == 1 else f"{stem}-{number:05}-of-{len(sizes):05}"
             (path / f"{name}.safetensors").write_bytes(chance.randbytes(size))
+            if sparse_bytes and number == 1:
+                os.truncate(path / f"{name}.safetensors", sparse_bytes)
         (path / config).write_text(f'{{"seed": {seed}}}')
         (path / "README.md").write_text(f"# {job}\n")
         (path / "merges.txt").write_bytes(b"")

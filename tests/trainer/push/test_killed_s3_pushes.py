@@ -1,7 +1,10 @@
-"""Pushes to a real S3 server that are killed at random moments: nothing is lost, nothing is doubled."""
+"""Pushes to a real S3 server that are killed at random moments: nothing is lost or doubled. And their memory."""
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -87,3 +90,29 @@ def test_parts_that_an_interrupted_push_has_sent_are_not_sent_again(gateway: Gat
     assert gateway.count_requests(f"interrupted/{name}", "UploadPart") == 5
     assert store.list_uploads() == {}
     shutil.rmtree(gateway.objects / "data/interrupted")
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from hone_trainer.push.main import main
+assert main(sys.argv[1:]) == 0
+[peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+print(int(peak.split()[1]) * 1024)
+"""
+
+
+def test_memory_does_not_depend_on_the_size(gateway: Gateway, tmp_path: Path) -> None:
+    environment = {**os.environ, **SECRET, "AWS_ENDPOINT_URL_S3": gateway.url}
+    peaks = {}
+    for size in (128 * MEBIBYTE, 512 * MEBIBYTE):
+        root = write_artifact(tmp_path / str(size), "model", sparse_bytes=size)
+        command = [sys.executable, "-c", MEASURE, str(root), f"s3://data/sizes/{size}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        peaks[size] = int(done.stdout)
+        assert (gateway.objects / f"data/sizes/{size}/model/model.safetensors").stat().st_size == size
+        shutil.rmtree(gateway.objects / "data/sizes")
+        shutil.rmtree(root)
+    small, large = peaks.values()
+    assert large - small < 64 * MEBIBYTE, peaks
