@@ -73,15 +73,15 @@ def parse_address(address: str, *, is_private: bool) -> Destination:
             where = f"The destination is {address}"
             return Destination(address, HubPush(hub.repo, hub.private, None, where, token_field, print_line).push)
         if address.startswith(REGISTRY_SCHEME):
-            location = Location("push", PushDestination(oci=address.removeprefix(REGISTRY_SCHEME)).address)
+            given = PushDestination(oci=address.removeprefix(REGISTRY_SCHEME))
         else:
-            certificates = os.environ.get("AWS_CA_BUNDLE")
-            ca_file = Path(certificates) if certificates else None
-            location = Location("push", PushDestination(uri=address).address, ca_file=ca_file)
+            given = PushDestination(uri=address)
     except ValidationError:
         found = f"The destination is {address}, which is no address to push to"
         remedy = "Write s3://BUCKET/FOLDER, hf://OWNER/NAME or oci://REGISTRY/REPOSITORY:TAG."
         raise HoneError(INVALID_SPEC, found, remedy=remedy) from None
+    certificates = os.environ.get("SSL_CERT_FILE")
+    location = Location("push", given.address, ca_file=Path(certificates) if certificates else None)
     return Destination(address, partial(_push_to, location))
 
 

@@ -32,7 +32,7 @@ _ON_A_LAPTOP = {
     "endpoint": "the variable AWS_ENDPOINT_URL_S3",
     "region": "the variable AWS_REGION",
     "secret": "the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with `docker login`",
-    "caBundle": "the file that the variable AWS_CA_BUNDLE names",
+    "caBundle": "the file that the variable SSL_CERT_FILE names",
 }
 
 
