@@ -20,6 +20,7 @@ from hone_operator.finetunejob.children import build_metadata, get_output_claim
 from hone_operator.finetunejob.jobs import build_failure_rules
 from hone_operator.objects import child_names
 from hone_operator.objects.drift import add_digest, compute_digest
+from hone_operator.objects.quantity import parse_number
 from hone_operator.objects.resources import Object
 from hone_operator.pods.hub_token import add_token
 from hone_operator.pods.pod_spec import (
@@ -34,8 +35,8 @@ from hone_operator.pods.pod_spec import (
 DESTINATIONS_ANNOTATION = "hone.dev/destinations"
 # How often a failed pod is restarted. pushing.py makes another Job after a longer pause.
 BACKOFF_LIMIT = 3
-# Each of the threads that upload to a bucket holds a part of 16 MiB, and Python takes as much as all of them.
-RESOURCES = ComputeResources(cpu="200m", memory="1Gi")
+# What the pod requests. Each of 8 threads that upload to a bucket holds a part of 16 MiB. The hub's library takes more.
+CPU, MEMORY = "200m", "1Gi"
 
 
 def build_push_job(owner: Object, job: FineTuneJob, image: str, digest: str) -> Object:
@@ -56,7 +57,7 @@ def build_push_job(owner: Object, job: FineTuneJob, image: str, digest: str) -> 
         "command": module_command(PUSH),
         "args": [*arguments, "--termination-log", "/dev/termination-log"],
         "env": variables,
-        "resources": build_helper_requirements(RESOURCES, spec.resources),
+        "resources": _build_requirements(spec.resources),
     }
     labels = build_labels(FINETUNEJOB_LABEL, name, child_names.PUSH, spec.pod.labels)
     destinations = compute_digest([each.to_wire() for each in spec.output.push])
@@ -87,6 +88,18 @@ def build_push_job(owner: Object, job: FineTuneJob, image: str, digest: str) -> 
             },
         }
     )
+
+
+def _build_requirements(resources: ComputeResources) -> Object:
+    """Return requests and limits: the limit of memory is the trainer's, so that the same field raises it."""
+    memory = resources.memory or resources.limits.get("memory")
+    is_small = memory is not None and parse_number(memory) < parse_number(MEMORY)
+    found = build_helper_requirements(ComputeResources(cpu=CPU, memory=memory if is_small else MEMORY), resources)
+    if memory:
+        found["limits"]["memory"] = memory
+    else:
+        del found["limits"]["memory"]
+    return found
 
 
 def _add_secrets(volumes: Volumes, job: FineTuneJob) -> list[str]:

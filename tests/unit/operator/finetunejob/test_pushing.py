@@ -96,6 +96,16 @@ def test_only_the_pushing_pod_has_the_credentials_and_no_gpu() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("memory", "request_", "limit"), [(None, "1Gi", None), ("64Gi", "1Gi", "64Gi"), ("512Mi", "512Mi", "512Mi")]
+)
+def test_the_limit_of_memory_is_the_trainers(memory: str | None, request_: str, limit: str | None) -> None:
+    owner = job_object(output={"push": PUSHES}, resources={"gpus": 8} | ({"memory": memory} if memory else {}))
+    found = container(build_push_job(owner, parsed_job(owner), IMAGE, DIGEST))["resources"]
+    assert found["requests"] == {"cpu": "200m", "memory": request_}
+    assert found["limits"].get("memory") == limit
+
+
 def test_the_hub_token_of_the_job_is_used_where_a_destination_names_none() -> None:
     owner = job_object(output={"push": [{"hub": {"repo": "me/faq"}}]}, tokenSecret={"name": "reader"})
     made = build_push_job(owner, parsed_job(owner), IMAGE, DIGEST)
