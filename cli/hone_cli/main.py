@@ -51,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "delete": delete.command,
     "pull": artifacts.pull_command,
     "report": artifacts.report_command,
+    "push": artifacts.push_command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -3,6 +3,12 @@
 from hone_api.errors import HoneError as HoneError
 from hone_api.errors import Reason as Reason
 from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
+from hone_api.remote_reasons import DESTINATION_MISSING as DESTINATION_MISSING
+from hone_api.remote_reasons import DESTINATION_OCCUPIED as DESTINATION_OCCUPIED
+from hone_api.remote_reasons import DESTINATION_REFUSED as DESTINATION_REFUSED
+from hone_api.remote_reasons import SOURCE_CHANGED as SOURCE_CHANGED
+from hone_api.remote_reasons import STORE_UNAUTHORIZED as STORE_UNAUTHORIZED
+from hone_api.remote_reasons import STORE_UNREACHABLE as STORE_UNREACHABLE
 
 INVALID_SPEC = Reason(
     "InvalidSpec",
@@ -102,24 +108,6 @@ HUB_UNREACHABLE = Reason(
     71,
     "The hub could not be reached.",
     "Check the network and proxy, or put the model and dataset on a claim.",
-)
-STORE_UNAUTHORIZED = Reason(
-    "StoreUnauthorized",
-    67,
-    "The object store or server of a uri refused access.",
-    "Give valid credentials that may list and read the objects, in spec.model.secret or spec.dataset.secret.",
-)
-STORE_UNREACHABLE = Reason(
-    "StoreUnreachable",
-    71,
-    "The object store or server of a uri could not be reached, or kept failing.",
-    "Check uri, endpoint and the pod's network. What was downloaded is kept, and the next start continues it.",
-)
-SOURCE_CHANGED = Reason(
-    "SourceChanged",
-    71,
-    "Objects of a uri changed again and again while they were downloaded.",
-    "Write the objects under a new prefix, and name it in uri once they are complete.",
 )
 DISK_FULL = Reason(
     "DiskFull",
@@ -395,6 +383,6 @@ ENGINE_SILENT = Reason(
     "time): allow it in NetworkPolicies, and exempt it from a mesh's STRICT mTLS.",
 )
 
-CATALOGUE: dict[str, Reason] = {
-    reason.name: reason for reason in list(globals().values()) if isinstance(reason, Reason)
-}
+# By exit code; those that only the operator reports are the last ones.
+_SORTED = sorted((each for each in globals().values() if isinstance(each, Reason)), key=lambda r: r.exit_code or 256)
+CATALOGUE: dict[str, Reason] = {reason.name: reason for reason in _SORTED}

@@ -244,6 +244,30 @@ _JOBS: list[tuple[dict[str, Any], str]] = [
         "spec.model: Invalid value: endpoint belongs to s3:// and oci://: remove it",
     ),
     (
+        {"spec.output.push": [{"uri": "s3://models/faq", "hub": {"repo": "me/faq"}}]},
+        "spec.output.push[0]: Invalid value: set exactly one of hub (a repository on the hub), uri (a bucket) and oci (a registry)",
+    ),
+    (
+        {"spec.output.push": [{"hub": {"repo": "me/faq"}, "secret": {"name": "hub"}}]},
+        "spec.output.push[0]: Invalid value: secret, endpoint and caBundle belong to uri and oci: remove them; the hub's token belongs in hub.tokenSecret",
+    ),
+    (
+        {"spec.output.push": [{"oci": "host/faq:v1", "region": "eu-west-1"}]},
+        "spec.output.push[0]: Invalid value: region belongs to uri: remove it",
+    ),
+    (
+        {"spec.output.push": [{"hub": {"repo": "faq"}}]},
+        'spec.output.push[0].hub.repo: Invalid value: "faq": must be a repository on the hub with its owner, such as owner/name',
+    ),
+    (
+        {"spec.output.push": [{"uri": "https://models/faq"}]},
+        'spec.output.push[0].uri: Invalid value: "https://models/faq": must be s3://BUCKET/FOLDER, without user, password, query and fragment: credentials belong in a Secret, which secret names',
+    ),
+    (
+        {"spec.output.push": [{"oci": "oci://host/faq:v1"}]},
+        'spec.output.push[0].oci: Invalid value: "oci://host/faq:v1": must be REGISTRY/REPOSITORY:TAG, such as registry.example.com/models/faq:v1: no https://, and no digest, which is known after the push',
+    ),
+    (
         {"spec.model": {"uri": "oci://host/model:v1", "region": "eu-west-1"}},
         "spec.model: Invalid value: region belongs to s3://: remove it",
     ),

@@ -1,4 +1,4 @@
-"""`hone pull` and `hone report`: bring a job's artifact or report from its output claim to this machine."""
+"""`hone pull`, `hone report` and `hone push`: bring artifacts and reports to this machine, and artifacts from it."""
 
 import webbrowser
 from collections.abc import Callable, Iterator
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from hone.errors import ClientError
+from hone.local import requirements
+from hone_api.containers import PUSH
 
 from hone_cli.commands import options
-from hone_cli.ui import output
+from hone_cli.ui import child_process, output
 
 if TYPE_CHECKING:
     from hone.artifacts.target import Sizes
@@ -20,6 +22,12 @@ Folder = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Folder to 
 File = Annotated[
     Path | None, typer.Option("--output", metavar="FILE", help="Save the report here (default: JOB-report.html).")
 ]
+Root = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an artifact, with its manifest.json.")]
+Addresses = Annotated[
+    list[str],
+    typer.Argument(metavar="ADDRESS...", help="s3://BUCKET/FOLDER, hf://OWNER/NAME or oci://REGISTRY/REPOSITORY:TAG."),
+]
+Public = Annotated[bool, typer.Option("--public", help="Create repositories on the hub that everybody may read.")]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Save the report, and do not open it.")]
 
 
@@ -65,6 +73,19 @@ def report_command(
     output.print_line(f"✓ {place}", color="green")
     if not (no_browser or file) and not webbrowser.open(place.resolve().as_uri()):
         output.print_hint("No browser was found: open the file yourself.")
+
+
+def push_command(root: Root, addresses: Addresses, public: Public = False, verbose: options.Verbose = False) -> None:
+    """Copy an artifact to buckets, registries and the hub, and verify it there. Run it again to continue.
+
+    Credentials are those of the environment, as for the tools of AWS, docker and the hub.
+    """
+    requirements.require_modules("trainer", "minio", "huggingface_hub")
+    arguments = [str(root), *addresses, *(["--public"] if public else [])]
+    code = child_process.run_module(
+        PUSH, arguments, on_stop=lambda: output.print_hint("Stopping: run the same command again to continue.")
+    )
+    raise typer.Exit(code)
 
 
 def _find_job(command: str, job: str, context: str | None, namespace: str | None) -> "tuple[Cluster, str, Object]":

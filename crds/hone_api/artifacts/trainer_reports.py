@@ -101,6 +101,18 @@ class ArtifactSummary(ForeignModel):
     base_config: BaseConfig | None = None
 
 
+class PushResult(ForeignModel):
+    """What came of one destination of spec.output.push, counted from 0. `reason`: None where the artifact is there.
+
+    Addresses are left out, since several of them may not fit into a termination message.
+    """
+
+    index: Count
+    revision: str | None = None
+    reason: str | None = None
+    message: Annotated[str, BeforeValidator(make_encodable)] = ""
+
+
 class TerminationMessage(ForeignModel):
     """The trainer's termination message, in at most TERMINATION_MESSAGE_BYTES bytes of JSON."""
 
@@ -108,6 +120,7 @@ class TerminationMessage(ForeignModel):
     reason: str
     message: Annotated[str, BeforeValidator(make_encodable)]
     # The first fields survive if the kubelet cuts the message shorter than the trainer can know.
+    pushed: list[PushResult] | None = None
     artifact: ArtifactSummary | None = None
     progress: Progress | None = None
     parameters: Parameters | None = None

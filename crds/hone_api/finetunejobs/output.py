@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from hone_api.common import ApiModel, ClaimReference, ObjectName, Quantity, rule, rules
+from hone_api.finetunejobs.push import PushDestinations
 
 
 class ClaimStorage(ApiModel):
@@ -42,3 +43,8 @@ class OutputOptions(ApiModel):
         None, description="A claim that exists; left out: one is made, named after the job."
     )
     storage: ClaimStorage | None = Field(None, description="The claim that is made.")
+    push: PushDestinations = Field(
+        [],
+        description="Places that the artifact is copied to once it is complete. They may change at any time.",
+        examples=[[{"uri": "s3://models/faq/", "secret": {"name": "bucket-writer"}}, {"hub": {"repo": "my-org/faq"}}]],
+    )

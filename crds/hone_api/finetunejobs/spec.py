@@ -202,7 +202,16 @@ class FineTuneJobSpec(ApiModel):
                     f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
                     f"{name} {_UNCHANGEABLE}",
                 )
-                for name in ("dataset", "datasets", "lora", "training", "evaluation", "output")
+                for name in ("dataset", "datasets", "lora", "training", "evaluation")
+            ),
+            *(
+                rule(
+                    f"has(self.output) && has(self.output.{name}) ? has(oldSelf.output) && "
+                    f"has(oldSelf.output.{name}) && self.output.{name} == oldSelf.output.{name} : "
+                    f"!(has(oldSelf.output) && has(oldSelf.output.{name}))",
+                    f"output.{name} {_UNCHANGEABLE}",
+                )
+                for name in ("save", "claim", "storage")
             ),
         )
     )
@@ -283,8 +292,10 @@ class FineTuneJobSpec(ApiModel):
         return any(source.has_evaluation for source in self.dataset_sources)
 
     def published(self) -> dict[str, Any]:
-        """Return the spec on the wire without the fields that are PRIVATE."""
-        return strip_private(self.to_wire())
+        """Return the spec on the wire without the fields that are PRIVATE, and without the destinations of pushes."""
+        wire = strip_private(self.to_wire())
+        del wire["output"]["push"]
+        return wire
 
 
 class FineTuneJob(ApiModel):

@@ -9,6 +9,7 @@ from hone_api.artifacts.memory_estimate import Estimate
 from hone_api.artifacts.trainer_reports import Parameters, Progress
 from hone_api.common import ApiModel, Conditions
 from hone_api.figures import Figures
+from hone_api.finetunejobs.push import MOST_DESTINATIONS
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
@@ -23,6 +24,18 @@ class Artifact(ApiModel):
     base_model: str = Field(description="The base model.")
     base_revision: str | None = Field(None, description="The commit of the base model, when it came from the hub.")
     base_config: BaseConfig | None = Field(None, description="What decides which engine takes the base model.")
+
+
+class Push(ApiModel):
+    """What came of the push to one destination."""
+
+    address: str = Field(
+        description="The destination: s3://BUCKET/FOLDER, hf://OWNER/NAME or oci://REGISTRY/REPOSITORY:TAG."
+    )
+    digest: str | None = Field(None, description="Digest of the artifact that is complete there.")
+    revision: str | None = Field(None, description="The commit on the hub, or the digest in the registry.")
+    reason: str | None = Field(None, description="Why the last push failed, in UpperCamelCase.")
+    message: str | None = Field(None, description="Why, in a sentence, and what to do.")
 
 
 class Attempt(ApiModel):
@@ -47,8 +60,8 @@ class FineTuneJobStatus(ApiModel):
     stage: Stage | None = Field(None, description="Where the job is in its life.")
     conditions: Conditions = Field(
         [],
-        description="Accepted, Prepared, Running, Suspended, Succeeded, Failed; for tools Ready, Reconciling and "
-        "Stalled, as kstatus defines them.",
+        description="Accepted, Prepared, Running, Suspended, Succeeded, Failed, Pushed; for tools Ready, Reconciling "
+        "and Stalled, as kstatus defines them.",
     )
     progress: Progress | None = Field(None, description="How far training is.")
     parameters: Parameters | None = Field(None, description="How many parameters there are.")
@@ -57,6 +70,9 @@ class FineTuneJobStatus(ApiModel):
         {}, description="Final metrics, such as trainLoss, evalLossBefore, evalLossAfter and trainRuntime (seconds)."
     )
     artifact: Artifact | None = Field(None, description="The result, once it is complete.")
+    pushes: list[Push] = Field(
+        [], max_length=MOST_DESTINATIONS, description="The destinations of spec.output.push, in their order."
+    )
     attempts: list[Attempt] = Field([], max_length=100, description="The newest pods of the trainer.")
     restarts: Annotated[int, Field(ge=0)] | None = Field(
         None, description="How often the trainer was restarted, for any reason."

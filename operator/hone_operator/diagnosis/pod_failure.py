@@ -27,6 +27,7 @@ from hone_api.reasons import (
 
 from hone_operator.diagnosis import volumes
 from hone_operator.diagnosis.pod_state import get_phase, get_terminated_state
+from hone_operator.objects.child_names import PUSH
 from hone_operator.objects.resources import Object, find_condition
 
 # Reasons of a pod's condition DisruptionTarget that are not evictions.
@@ -38,7 +39,7 @@ UNCOUNTED_REASONS = frozenset(
 MAX_QUOTED_CHARACTERS = 500
 
 # Names of the containers that do the work.
-WORKING_CONTAINERS = frozenset({"trainer", "prepare", "engine"})
+WORKING_CONTAINERS = frozenset({"trainer", "prepare", "push", "engine"})
 _KILLED_EXIT_CODE = 137
 _LIMITS = {
     'emptydir volume "shm"': "spec.resources.sharedMemory",
@@ -103,8 +104,9 @@ def _explain_end(pod: Object, container: str, state: Object, message: Terminatio
     code = state.get("exitCode")
     how = "was killed" if code == _KILLED_EXIT_CODE else f"ended with exit code {code}"
     left = " ".join((state.get("message") or "").split())[-MAX_QUOTED_CHARACTERS:]
-    text = f"left a message that is not the trainer's: {left}" if left else "left no message"
-    return _get_reason_and_sentence(HoneError(INTERNAL_ERROR, f"The trainer {how} and {text}"))
+    who = "push" if container == PUSH else "trainer"
+    text = f"left a message that is not the {who}'s: {left}" if left else "left no message"
+    return _get_reason_and_sentence(HoneError(INTERNAL_ERROR, f"The {who} {how} and {text}"))
 
 
 def is_rejected(pod: Object) -> bool:

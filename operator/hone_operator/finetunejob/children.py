@@ -10,10 +10,11 @@ from hone_api.finetunejobs.spec import FineTuneJob, strip_private
 from hone_api.layout import FINETUNEJOB_LABEL, POD_MANIFEST
 
 from hone_operator.objects.child_names import TRAINER, config_map_name, job_name
-from hone_operator.objects.drift import add_digest
+from hone_operator.objects.drift import add_digest, is_as_desired
 from hone_operator.objects.indented_json import dump_indented
-from hone_operator.objects.resources import Object
+from hone_operator.objects.resources import CONFIGMAPS, Object
 from hone_operator.pods.pod_spec import build_labels, build_owner_reference
+from hone_operator.reconcile.plan import Action, Apply, Create, build_delete
 
 
 def get_output_claim(job: FineTuneJob) -> str:
@@ -39,6 +40,15 @@ def build_config_map(owner: Object) -> Object:
             "data": {key: dump_indented(manifest)},
         }
     )
+
+
+def plan_config_map(observed: Object | None, desired: Object) -> list[Action]:
+    """Return the actions that make the ConfigMap as desired."""
+    if observed is None:
+        return [Create(CONFIGMAPS, desired)]
+    if is_as_desired(observed, desired):
+        return []
+    return [build_delete(CONFIGMAPS, observed) if observed.get("immutable") else Apply(CONFIGMAPS, desired)]
 
 
 def build_claim(owner: Object, job: FineTuneJob) -> Object:

@@ -190,7 +190,7 @@ def _build_job(owner: Object, job: FineTuneJob, name: str, component: str, pod: 
         "metadata": metadata,
         "spec": mutable
         | {
-            "podFailurePolicy": {"rules": _build_failure_rules(component)},
+            "podFailurePolicy": {"rules": build_failure_rules(component)},
             # The claim has one writer: a new trainer starts when the old one has ended, not when it is terminating.
             "podReplacementPolicy": "Failed",
             "template": {"metadata": template_metadata, "spec": pod},
@@ -198,7 +198,9 @@ def _build_job(owner: Object, job: FineTuneJob, name: str, component: str, pod: 
     }
 
 
-def _build_failure_rules(container: str) -> list[Object]:
+def build_failure_rules(container: str) -> list[Object]:
+    """Return the rules of a podFailurePolicy: a retry can't fix a user's mistake, and interruptions don't count."""
+
     def on_exit(action: str, codes: list[int]) -> Object:
         return {
             "action": action,

@@ -12,7 +12,7 @@ from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.reasons import INVALID_SPEC, NAME_CONFLICT, HoneError
 
 from hone_operator.diagnosis.pod_failure import is_rejected
-from hone_operator.finetunejob import children, jobs, output_claims
+from hone_operator.finetunejob import children, jobs, output_claims, pushing
 from hone_operator.finetunejob import status as finetunejob_status
 from hone_operator.finetunejob.attempts import update_attempts
 from hone_operator.finetunejob.fingerprints import compute_fingerprint
@@ -22,11 +22,11 @@ from hone_operator.objects import child_names, timestamps
 from hone_operator.objects.drift import contains_fields, get_annotation, is_as_desired
 from hone_operator.objects.resources import (
     CLAIMS,
-    CONFIGMAPS,
     JOBS,
     SERVICES,
     TERMINAL_STAGES,
     Object,
+    awaits_push,
     is_controlled_by,
     is_terminal,
 )
@@ -46,7 +46,7 @@ from hone_operator.reconcile.ownership import (
 from hone_operator.reconcile.plan import Apply, Create, Patch, Plan, build_delete
 from hone_operator.reconcile.sync_failures import SYNCED, set_synced
 
-EVENT_TYPES = ("Accepted", "Prepared", "Running", "Suspended", output_claims.CLAIM_CONDITION, SYNCED)
+EVENT_TYPES = ("Accepted", "Prepared", "Running", "Suspended", output_claims.CLAIM_CONDITION, SYNCED, pushing.PUSHED)
 CONDITION_TYPES = (*EVENT_TYPES[:4], "Succeeded", "Failed", *EVENT_TYPES[4:])
 DELETION_RECHECK_SECONDS = 2.0
 CONFLICT_RECHECK_SECONDS = 20.0
@@ -56,7 +56,7 @@ ACCEPTED_MESSAGE = "The object keeps the contract."
 # Up to this many pods that a kubelet rejected don't count against backoffLimit: a node that rejects more is broken.
 MAX_REJECTED_PODS = 20
 # Reasons of conditions that get no event: they are usual and short.
-QUIET_REASONS = frozenset({"Accepted", "PodStarting", "Preparing", "TrainerEnded", "Suspending"})
+QUIET_REASONS = frozenset({"Accepted", "PodStarting", "Preparing", "TrainerEnded", "Suspending", pushing.RUNNING})
 
 
 def plan_finetunejob(observed: ObservedFineTuneJob, now: datetime) -> Plan:
@@ -104,6 +104,8 @@ def plan_finetunejob(observed: ObservedFineTuneJob, now: datetime) -> Plan:
                 return Plan(status=before, actions=result.actions, requeue_after_seconds=SETTLING_TIME.total_seconds())
         elif (left := _get_seconds_until_removal(observed, status, now)) is not None:
             result.requeue_after_seconds = max(left, 0)  # no watch reports that time has passed
+        if awaits_push({**owner, "status": status}):
+            pushing.announce(conditions, result)
     set_synced(observed.sync_failures, conditions)
     _set_health(status, conditions)
     result.events = conditions.build_events(*EVENT_TYPES, quiet=QUIET_REASONS)
@@ -111,27 +113,32 @@ def plan_finetunejob(observed: ObservedFineTuneJob, now: datetime) -> Plan:
 
 
 def _plan_finished(observed: ObservedFineTuneJob, now: datetime) -> Plan:
-    """Return the plan for a finished job: its result stays, and its Jobs and pods are removed after their TTL."""
+    """Return the plan for a finished job: its result stays and is pushed; Jobs and pods go after their TTL."""
     owner = observed.owner
     conditions = Conditions(owner, now)
     status: Object = {**owner["status"], "observedGeneration": owner["metadata"].get("generation")}
     result = Plan(status=status)
+    if isinstance(observed.spec, FineTuneJob) and status["stage"] == "Succeeded":
+        pushing.plan_push(observed, observed.spec, now, conditions, result)
     set_synced(observed.sync_failures, conditions)
     _set_health(status, conditions)
-    result.events = conditions.build_events(SYNCED)
+    result.events = conditions.build_events(SYNCED, pushing.PUSHED, quiet=QUIET_REASONS)
     left = _get_seconds_until_removal(observed, status, now)
     if left is None:
         return result
     if left > 0:
-        result.requeue_after_seconds = left
+        waits = [left] if result.requeue_after_seconds is None else [left, result.requeue_after_seconds]
+        result.requeue_after_seconds = min(waits)
     else:
-        jobs = [job for job in _list_own_jobs(observed) if not job["metadata"].get("deletionTimestamp")]
-        result.actions = [build_delete(JOBS, job) for job in jobs]
+        is_pushing = conditions.is_set(pushing.PUSHED) and not conditions.is_true(pushing.PUSHED)
+        ended = [job for job in _list_own_jobs(observed) if not (is_pushing and job is observed.push_job)]
+        result.actions += [build_delete(JOBS, job) for job in ended if not job["metadata"].get("deletionTimestamp")]
     return result
 
 
 def _list_own_jobs(observed: ObservedFineTuneJob) -> list[Object]:
-    return [job for job in (observed.job, observed.prepare_job) if job and is_controlled_by(job, observed.owner)]
+    found = (observed.job, observed.prepare_job, observed.push_job)
+    return [job for job in found if job and is_controlled_by(job, observed.owner)]
 
 
 def _get_seconds_until_removal(observed: ObservedFineTuneJob, status: Object, now: datetime) -> float | None:
@@ -244,7 +251,7 @@ def _plan_children(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: 
 
 def compute_settled_digest(observed: ObservedFineTuneJob, plan: Plan, now: datetime) -> bytes | None:
     """Return the digest of children that the plan has just created, if a pass would find them as desired."""
-    if isinstance(observed.spec, HoneError):
+    if isinstance(observed.spec, HoneError) or is_terminal(observed.owner):
         return None
     conditions = Conditions({**observed.owner, "status": plan.status}, now)
     result = Plan(status=plan.status, desired_children=plan.desired_children)
@@ -320,13 +327,7 @@ def _build_job_patch(found: Object, pods: list[Object], desired: Object, job: Fi
 
 def _plan_other_children(observed: ObservedFineTuneJob, job: FineTuneJob, result: Plan) -> None:
     config_map = _build_once(result, "manifest", lambda: children.build_config_map(observed.owner))
-    if observed.config_map is None:
-        result.actions.append(Create(CONFIGMAPS, config_map))
-    elif not is_as_desired(observed.config_map, config_map):
-        is_fixed = observed.config_map.get("immutable")
-        result.actions.append(
-            build_delete(CONFIGMAPS, observed.config_map) if is_fixed else Apply(CONFIGMAPS, config_map)
-        )
+    result.actions += children.plan_config_map(observed.config_map, config_map)
     if observed.claim is None and not job.spec.output.claim:
         result.actions.append(Create(CLAIMS, children.build_claim(observed.owner, job), blocks_others=True))
     if job.spec.resources.nodes > 1:

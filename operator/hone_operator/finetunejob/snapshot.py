@@ -116,9 +116,10 @@ class JobView:
 class ObservedFineTuneJob:
     """A FineTuneJob with its existing children. `spec` is an error when the object breaks the contract.
 
-    `pods` belong to the present training Job, `prepare_pods` to the preparing one. `stale_pods` are pods of earlier
-    Jobs that have not ended yet, `trainer_pods` all pods that train or trained. `held_since`: since when the operator
-    observes, by pod uid, that a trainer has ended and its pod has not. `gpu`: name and bytes of the GPU that may train.
+    `pods` belong to the present training Job, `prepare_pods` to the preparing one, `push_pods` to the pushing one,
+    which is read only once the artifact is complete. `stale_pods` are pods of earlier Jobs that have not ended yet,
+    `trainer_pods` all pods that train or trained. `held_since`: since when the operator observes, by pod uid, that a
+    trainer has ended and its pod has not. `gpu`: name and bytes of the GPU that may train.
     `queue_message`: the queue's own reason why it holds the Job. `settled_digest`: the digest with which the children
     were last found to be as desired (fingerprints.py).
     """
@@ -131,8 +132,10 @@ class ObservedFineTuneJob:
     service: Object | None = None
     job: Object | None = None
     prepare_job: Object | None = None
+    push_job: Object | None = None
     pods: list[Object] = field(default_factory=list)
     prepare_pods: list[Object] = field(default_factory=list)
+    push_pods: list[Object] = field(default_factory=list)
     stale_pods: list[Object] = field(default_factory=list)
     trainer_pods: list[Object] = field(default_factory=list)
     reports: dict[str, ProgressReport] = field(default_factory=dict)
@@ -157,9 +160,13 @@ class ObservedFineTuneJob:
         return JobView(child_names.PREPARE, self.prepare_job, self.prepare_pods)
 
     @property
+    def pushing(self) -> JobView:
+        return JobView(child_names.PUSH, self.push_job, self.push_pods)
+
+    @property
     def children(self) -> list[Object]:
         """The existing children that the object owns."""
-        found = (self.job, self.prepare_job, self.config_map, self.service)
+        found = (self.job, self.prepare_job, self.push_job, self.config_map, self.service)
         return [child for child in found if child is not None]
 
     @property
@@ -175,6 +182,8 @@ def add_created(observed: ObservedFineTuneJob, made: list[Object]) -> ObservedFi
         match child["kind"], child["metadata"]["name"]:
             case "Job", job if job == child_names.job_name(name):
                 found.job = child
+            case "Job", job if job == child_names.push_job_name(name):
+                found.push_job = child
             case "Job", _:
                 found.prepare_job = child
             case "ConfigMap", _:

@@ -27,6 +27,7 @@ from hone_operator.objects.resources import (
     Key,
     Object,
     Resource,
+    has_ended,
     is_terminal,
 )
 from hone_operator.objects.texts import truncate_all_texts
@@ -291,7 +292,7 @@ class Cache:
         return owner is not None and self.has(owner)
 
     def _note_end(self, key: Key, body: Object) -> None:
-        if not is_terminal(body):
+        if not has_ended(body):
             self._finished.discard(key)
         elif key not in self._finished:
             self._finished.add(key)

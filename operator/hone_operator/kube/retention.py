@@ -161,7 +161,11 @@ def find_place(pod: Object) -> Place:
 def _list_names(resource: Resource, owner: Key) -> tuple[str, ...]:
     if owner.resource == FINETUNEJOBS:
         if resource == JOBS:
-            return child_names.job_name(owner.name), child_names.prepare_job_name(owner.name)
+            return (
+                child_names.job_name(owner.name),
+                child_names.prepare_job_name(owner.name),
+                child_names.push_job_name(owner.name),
+            )
         if resource == SERVICES:
             return (child_names.job_name(owner.name),)
         return (child_names.config_map_name(owner.name),) if resource == CONFIGMAPS else ()

@@ -1,7 +1,7 @@
 """The names of Hone's children, by which later passes find them. Pure."""
 
 # The components, and the names of their containers.
-TRAINER, PREPARE = "trainer", "prepare"
+TRAINER, PREPARE, PUSH = "trainer", "prepare", "push"
 
 
 def config_map_name(name: str) -> str:
@@ -15,6 +15,10 @@ def job_name(name: str) -> str:
 
 def prepare_job_name(name: str) -> str:
     return f"{name}-prepare"
+
+
+def push_job_name(name: str) -> str:
+    return f"{name}-push"
 
 
 def adapters_config_map_name(name: str) -> str:

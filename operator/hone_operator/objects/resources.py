@@ -44,7 +44,7 @@ OWNERS = (FINETUNEJOBS, INFERENCESERVICES)
 CHILDREN = (JOBS, DEPLOYMENTS, PODS, SERVICES, CONFIGMAPS, CLAIMS, BUDGETS, AUTOSCALERS)
 WATCHED = (*OWNERS, *CHILDREN)
 
-# The stages of a FineTuneJob that has its result.
+# The stages of a FineTuneJob that has its result. It may still be pushed.
 TERMINAL_STAGES = ("Succeeded", "Failed")
 
 
@@ -63,6 +63,20 @@ class Key:
 def is_terminal(owner: Object) -> bool:
     """Return whether a FineTuneJob has its result, which never changes."""
     return (owner.get("status") or {}).get("stage") in TERMINAL_STAGES
+
+
+def has_ended(owner: Object) -> bool:
+    """Return whether nothing more is done for a FineTuneJob: it has its result, which is pushed where that is asked."""
+    return is_terminal(owner) and not awaits_push(owner)
+
+
+def awaits_push(owner: Object) -> bool:
+    """Return whether the artifact of a FineTuneJob is complete, and not at all destinations of its spec."""
+    if (owner.get("status") or {}).get("stage") != "Succeeded":
+        return False
+    output = (owner.get("spec") or {}).get("output") or {}
+    is_pushed = (find_condition(owner, "Pushed") or {}).get("status") == "True"
+    return bool(output.get("push")) and not is_pushed
 
 
 def has_observed_status(owner: Object) -> bool:

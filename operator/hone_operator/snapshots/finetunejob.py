@@ -19,7 +19,17 @@ from hone_operator.finetunejob.job_memory import JobMemory
 from hone_operator.finetunejob.snapshot import JobView, ObservedFineTuneJob
 from hone_operator.objects import child_names, timestamps
 from hone_operator.objects.parsing import parse_object
-from hone_operator.objects.resources import CLAIMS, CONFIGMAPS, JOBS, PODS, SERVICES, Key, Object, is_terminal
+from hone_operator.objects.resources import (
+    CLAIMS,
+    CONFIGMAPS,
+    JOBS,
+    PODS,
+    SERVICES,
+    Key,
+    Object,
+    awaits_push,
+    is_terminal,
+)
 from hone_operator.pods import tuning
 from hone_operator.reconcile.conditions import Conditions
 from hone_operator.reconcile.pod_owners import is_stale_pod, select_pods, select_trainers
@@ -51,6 +61,7 @@ class FineTuneJobReader(KindReader):
             observed.prepare_job = await self._objects.read_cached(
                 JOBS, key.namespace, child_names.prepare_job_name(key.name)
             )
+            await self._add_push(key, observed, now)
         else:
             await self._add_children(key, parsed, observed)
             await self._add_explanations(key, parsed, observed, now)
@@ -82,6 +93,23 @@ class FineTuneJobReader(KindReader):
         if any(view.has_ended and not view.success_state and not view.failures for view in _list_views(observed)):
             await objects.read_pods(key, f"{FINETUNEJOB_LABEL}={key.name}")
             self._add_pods(key, observed)
+
+    async def _add_push(self, key: Key, observed: ObservedFineTuneJob, now: datetime) -> None:
+        """Add the pushing Job; while the artifact is not pushed, with its pods and what explains why they wait."""
+        owner, objects, name = observed.owner, self._objects, child_names.push_job_name(key.name)
+        if not awaits_push(owner):
+            observed.push_job = await objects.read_cached(JOBS, key.namespace, name)
+            return
+        observed.push_job = await objects.read_child(JOBS, owner, name)
+        observed.config_map = await objects.read_child(CONFIGMAPS, owner, child_names.config_map_name(key.name))
+        await objects.complete_pods(key)
+        observed.push_pods = select_pods(observed.push_job, self._cache.children(key, PODS))
+        view = observed.pushing
+        if view.has_ended and not view.success_state and not view.failures:
+            await objects.read_pods(key, f"{FINETUNEJOB_LABEL}={key.name}")
+            observed.push_pods = select_pods(observed.push_job, self._cache.children(key, PODS))
+        observed.warning = await self._events.explain_pods(observed.push_pods, now)
+        observed.scaling = await self._events.find_scaling(observed.push_pods, now)
 
     def _add_pods(self, key: Key, observed: ObservedFineTuneJob) -> None:
         """Put the pods of these very Jobs into the snapshot; pods of earlier Jobs may still work (`stale_pods`)."""

@@ -113,12 +113,20 @@ def test_fields_that_determine_the_result_are_immutable(hone: Any, namespace: st
         "method": "full",
         "lora": {"r": 4},
         "training": {"extra": {"lossType": "nll"}},
-        "output": {"claim": {"name": "other"}},
+        "output.claim": {"name": "other"},
+        "output.save": "merged",
+        "output.storage": {"size": "7Gi"},
     }.items():
+        name, _, inner = field.partition(".")
         with pytest.raises(AssertionError) as refused:
-            patch({field: value})
+            patch({name: {inner: value} if inner else value})
         assert f"spec: Invalid value: {field} {UNCHANGEABLE}" in str(refused.value)
-    for field, value in {"backoffLimit": 7, "resources": {"cpu": 2}, "pod": {"labels": {"team": "nlp"}}}.items():
+    for field, value in {
+        "backoffLimit": 7,
+        "resources": {"cpu": 2},
+        "pod": {"labels": {"team": "nlp"}},
+        "output": {"push": [{"uri": "s3://models/faq"}]},
+    }.items():
         assert "patched" in patch({field: value})
 
 

@@ -6,17 +6,11 @@ from typing import Any
 
 import pytest
 from kube import Cluster, Images, condition, pod
-from s3server.gateway import BUCKET, SECRET, build, find_missing_program
+from object_store import STORE, run_store, secret
+from s3server.gateway import BUCKET, SECRET
 from training import ONE_THREAD, ROWS, SERVE_SECONDS, TRAIN_SECONDS, furnish, job, message
 
 Object = dict[str, Any]
-STORE = "http://store:7070"
-# Waits until the program is complete, since it is copied into the running pod.
-SERVE = """
-until test -e /data/complete; do sleep 0.2; done
-mkdir -p /data/objects /data/metadata /data/accounts
-exec /data/gateway --port :7070 --quiet --iam-dir /data/accounts posix --sidecar /data/metadata /data/objects
-"""
 UPLOAD = """
 import io, pathlib, sys
 from minio import Minio
@@ -43,42 +37,19 @@ print(json.load(urllib.request.urlopen(request, timeout=60))["choices"][0]["text
 @pytest.fixture(scope="module")
 def lab(hone: Cluster, images: Images) -> Iterator[str]:
     """Yield a namespace with a store whose bucket has a model and rows, and the Secrets of a reader and of nobody."""
-    assert not (reason := find_missing_program()), reason
     with hone.fresh_namespace("stores") as namespace:
         furnish(hone, images, namespace)
         hone.create(
             secret("reader", SECRET),
             secret("nobody", {**SECRET, "AWS_SECRET_ACCESS_KEY": "wrong"}),
-            {
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": {"name": "store"},
-                "spec": {"selector": {"app": "store"}, "ports": [{"port": 7070}]},
-            },
             namespace=namespace,
         )
+        run_store(hone, images, namespace)
         keys = [SECRET["AWS_ACCESS_KEY_ID"], SECRET["AWS_SECRET_ACCESS_KEY"]]
-        roots = zip(("ROOT_ACCESS_KEY", "ROOT_SECRET_KEY"), keys, strict=True)
-        environment = [{"name": name, "value": value} for name, value in roots]
-        probe = {"readinessProbe": {"tcpSocket": {"port": 7070}, "periodSeconds": 1}, "env": environment}
-        server = pod("store", images.operator, "sh", "-euc", SERVE, **probe)
-        server["spec"]["volumes"].append({"name": "data", "emptyDir": {}})
-        server["spec"]["containers"][0]["volumeMounts"].append({"name": "data", "mountPath": "/data"})
-        hone.create(server, namespace=namespace)
-        hone.wait("pod", "store", lambda found: found["status"].get("phase") == "Running", namespace)
-        hone.kubectl("cp", "--no-preserve", str(build()), f"{namespace}/store:/data/gateway")
-        hone.kubectl(
-            "exec", "store", "--", "sh", "-c", "chmod +x /data/gateway && touch /data/complete", namespace=namespace
-        )
-        hone.wait("pod", "store", condition("Ready"), namespace)
         command = ["python3", "-c", UPLOAD, *keys, BUCKET, ROWS]
         hone.run_pod(pod("upload", images.runtime, *command, claims={"models": "/models"}), namespace)
         yield namespace
         hone.kubectl("delete", "inferenceservices", "--all", namespace=namespace)
-
-
-def secret(name: str, data: dict[str, str]) -> Object:
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
 
 
 def from_bucket(key: str, reader: str = "reader") -> Object:

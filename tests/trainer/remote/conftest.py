@@ -1,6 +1,5 @@
 """Stores with a few files, real S3 servers with a bucket `data`, real registries, and caches of the test's own."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +7,13 @@ import pytest
 from faulty_server import PIECE, Store, content
 from hone_trainer.remote import download as downloads
 from hone_trainer.remote import fetch as fetching
-from ociserver.registry import RegistryServer
-from ociserver.registry import find_missing_program as find_missing_registry
-from s3server.gateway import Authority, Gateway, find_missing_program
+from ociserver.fixtures import locked_registry as locked_registry
+from ociserver.fixtures import registry as registry
+from ociserver.fixtures import with_registry as with_registry
+from s3server.fixtures import authority as authority
+from s3server.fixtures import gateway as gateway
+from s3server.fixtures import secure_gateway as secure_gateway
+from s3server.fixtures import with_programs as with_programs
 
 
 @pytest.fixture
@@ -31,58 +34,6 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(fetching, "Downloader", make_quick)
     monkeypatch.setattr(fetching.constants, "HF_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="session")
-def with_programs() -> None:
-    """Skip tests of a real S3 server where it can't be built; under CI they fail."""
-    if reason := find_missing_program():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the tests with an S3 server must run under CI: {reason}")
-        pytest.skip(f"NOT RUN: {reason}")
-
-
-@pytest.fixture(scope="module")
-def gateway(with_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Yield an S3 server over HTTP."""
-    with Gateway(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def authority(with_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Return the authority of `secure_gateway`."""
-    return Authority(tmp_path_factory.mktemp("authority") / "of-server")
-
-
-@pytest.fixture(scope="module")
-def secure_gateway(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Yield an S3 server over HTTPS."""
-    with Gateway(tmp_path_factory.mktemp("s3-secure"), authority) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def with_registry() -> None:
-    """Skip tests of a real registry where it can't be built; under CI they fail."""
-    if reason := find_missing_registry():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the tests with a registry must run under CI: {reason}")
-        pytest.skip(f"NOT RUN: {reason}")
-
-
-@pytest.fixture(scope="module")
-def registry(with_registry: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    """Yield a registry over HTTP that everybody may read and write."""
-    with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def locked_registry(with_registry: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    """Yield a registry that wants user and password."""
-    with RegistryServer(tmp_path_factory.mktemp("locked-registry"), has_login=True) as server:
-        yield server
 
 
 @pytest.fixture

@@ -182,6 +182,9 @@ PROVOKED_ELSEWHERE = {
     "StoreUnauthorized": "by a server of its own: remote/test_remote_downloads.py",
     "StoreUnreachable": "by a server of its own: remote/test_remote_downloads.py",
     "SourceChanged": "by a server of its own: remote/test_remote_downloads.py",
+    "DestinationMissing": "by a server of its own: push/test_s3_pushes.py",
+    "DestinationOccupied": "by a server of its own: push/test_s3_pushes.py",
+    "DestinationRefused": "by a server of its own: push/test_hub_pushes.py",
     "ModelUnsupported": "no trainer ends with it: architectures/test_architecture_serving.py",
     "MergeMismatch": "no input is known that leads to it: test_merged_models.py spoils a merge",
 }

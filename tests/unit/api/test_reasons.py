@@ -32,8 +32,8 @@ def test_exit_codes_show_whether_a_retry_can_help() -> None:
 
 def test_an_exit_code_has_one_meaning() -> None:
     shared = {
-        65: {"Dataset", "Chat", "All", "Artifact", "Adapter"},
-        66: {"Model", "Dataset", "Artifact"},
+        65: {"Dataset", "Chat", "All", "Artifact", "Adapter", "Destination"},
+        66: {"Model", "Dataset", "Artifact", "Destination"},
         67: {"Hub", "Store", "Volume"},
         68: {"Non", "Merge"},
         69: {"Model", "Out", "Gpu"},

@@ -14,6 +14,7 @@ LAYERS = {
         finetunejobs
         artifacts containers
         inferenceservices reasons
+        remote_reasons
         errors pods remote_sources
         attention byte_sizes common dtypes exit_codes figures gpucheck gpus io layout quantities strictjson
     """,
@@ -40,7 +41,7 @@ LAYERS = {
         preparation
         config merging
         checks memory storage
-        data models
+        data models push
         remote
         distributed inputs
         data.readers modelpack progress runtime

@@ -40,6 +40,7 @@ def make_pool(location: Location, kind: type[Pool]) -> Pool:
 @contextmanager
 def named_failures(location: Location) -> Iterator[None]:
     """Within the context, turn failures of connections into TransientError or HoneError StoreUnreachable."""
+    certificates = location.name_field("caBundle")
     try:
         yield
     except LocationValueError:  # its text, also in a traceback, is the full URL
@@ -50,7 +51,7 @@ def named_failures(location: Location) -> Iterator[None]:
             raise HoneError(
                 STORE_UNREACHABLE,
                 f"{location.where}, and TLS failed: {text}",
-                remedy=f"Give the certificate of its authority in spec.{location.kind}.caBundle. If it has expired, or "
+                remedy=f"Give the certificate of its authority in {certificates}. If it has expired, or "
                 "is for another host name, replace it on the server.",
             ) from error
         if isinstance(error, SSLError) or isinstance(error.__cause__, SSLError):
@@ -58,7 +59,7 @@ def named_failures(location: Location) -> Iterator[None]:
                 STORE_UNREACHABLE,
                 f"{location.where}, and TLS failed: {text}",
                 remedy="Check that the server speaks TLS at this host and port; where it does not, an S3 server has an "
-                f"endpoint with http://. Check the certificates in spec.{location.kind}.caBundle if it is set.",
+                f"endpoint with http://. Check the certificates in {certificates} if it is set.",
             ) from error
         if isinstance(error, ProxyError):
             raise _explain_proxy(location, text) from error

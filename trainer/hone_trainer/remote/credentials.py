@@ -91,7 +91,7 @@ def _make_unreadable(location: Location, why: str) -> HoneError:
     return HoneError(
         STORE_UNAUTHORIZED,
         f"{location.where}, and the credentials of the environment can't be read: {why}",
-        remedy=f"Correct the variables AWS_… and the files that they name, or set spec.{location.kind}.secret.",
+        remedy=f"Correct the variables AWS_… and the files that they name, or set {location.name_field('secret')}.",
     )
 
 

@@ -89,7 +89,8 @@ class S3Store:
             )
         except ValueError as error:
             found = f"{location.where}, and its endpoint can't be used: {error}"
-            remedy = f"Set spec.{location.kind}.endpoint to scheme, host and port of an S3 server, without the bucket."
+            field = location.name_field("endpoint")
+            remedy = f"Set {field} to scheme, host and port of an S3 server, without the bucket."
             raise HoneError(INVALID_SPEC, found, remedy=remedy) from None
         self._refuse_unusable_uri()
 
@@ -165,7 +166,7 @@ class S3Store:
         except ValueError as error:
             problem = str(error)
         if problem:
-            remedy = f"Correct spec.{self._location.kind}.uri, or move the objects to another bucket or key."
+            remedy = f"Correct {self._location.name_field('uri')}, or move the objects to another bucket or key."
             raise HoneError(INVALID_SPEC, f"{self._location.where}, and {problem}", remedy=remedy)
 
     @contextmanager
@@ -206,21 +207,22 @@ class S3Store:
             return HoneError(
                 INVALID_SPEC,
                 f"{where}, and its bucket is not in region {self._region}: {code}: {error.message}",
-                remedy=f"Set spec.{self._location.kind}.region to the bucket's region.",
+                remedy=f"Set {self._location.name_field('region')} to the bucket's region.",
             )
         if status in (401, 403):
             return self._refused(f"{code}: {error.message}")
-        kind = self._location.kind
-        remedy = f"Check spec.{kind}.uri, and spec.{kind}.endpoint and region if they are set."
+        uri, endpoint, region = map(self._location.name_field, ("uri", "endpoint", "region"))
+        remedy = f"Check {uri}, and {endpoint} and {region} if they are set."
         return HoneError(INVALID_SPEC, f"{where}, and {self._server} answers {code}: {error.message}", remedy=remedy)
 
     def _explain_refusal(self, code: str, message: str) -> HoneError | None:
         """Return the failure that a code of refused access means; None for another code."""
-        kind, text = self._location.kind, f"{code}: {message}"
+        text = f"{code}: {message}"
         if code in _REFUSED_CODES or (code == "AuthorizationHeaderMalformed" and "region" not in message.lower()):
             return self._refused(text)
         if code in _EXPIRED_CODES:
-            remedy = f"Give credentials that are valid now, in spec.{kind}.secret: temporary ones have expired."
+            secret = self._location.name_field("secret")
+            remedy = f"Give credentials that are valid now, in {secret}: temporary ones have expired."
             return self._refused(text, remedy)
         if code == "RequestTimeTooSkewed":
             return self._refused(text, "Set the clock of the node that the pod runs on: it differs from the server's.")
@@ -239,7 +241,7 @@ class S3Store:
         return HoneError(
             INVALID_SPEC,
             f"{self._location.where}, and {self._server} {answer}",
-            remedy=f"Set spec.{self._location.kind}.endpoint to the URL of an S3 server, not of its console.",
+            remedy=f"Set {self._location.name_field('endpoint')} to the URL of an S3 server, not of its console.",
         )
 
 

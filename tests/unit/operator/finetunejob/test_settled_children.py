@@ -112,6 +112,8 @@ def test_each_observed_field_is_in_the_digest_or_does_not_affect_children() -> N
     # `spec` is made from the owner. The others affect the status, and earlier steps of the plan.
     others = {
         "spec",
+        "push_job",
+        "push_pods",
         "trainer_pods",
         "reports",
         "last_answer_at",

@@ -1,0 +1,1 @@
+"""Copy an artifact to places outside the cluster: planned by digests, resumed, and verified after the upload."""

@@ -1,0 +1,206 @@
+"""Push an artifact to a model repository on the hub: one commit, which holds all of it or does not exist.
+
+Input is a `LocalArtifact`; output is the commit. The model, or the adapter where there is no model, is at the root of
+the repository, where every library looks for it. Large files are uploaded first, each under its digest: the hub keeps
+those of an interrupted push, and the next one sends only the others.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hone_api import strictjson
+from hone_api.artifacts.manifest import ArtifactManifest, list_folders, read_content
+from hone_api.byte_sizes import format_bytes
+from hone_api.io.terminal import hide_url_credentials
+from hone_api.layout import ADAPTER, MANIFEST
+from hone_api.reasons import (
+    DESTINATION_MISSING,
+    DESTINATION_OCCUPIED,
+    DESTINATION_REFUSED,
+    HUB_UNAUTHORIZED,
+    HUB_UNREACHABLE,
+    HoneError,
+)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from hone_trainer.push.artifact import LocalArtifact, LocalFile
+from hone_trainer.push.plan import HeldFile, PushPlan, make_damage_error, plan_push, refuse_other_job
+from hone_trainer.runtime.errors import classify_error, is_connection_error
+
+# The artifact's manifest in the repository. Another name than in an artifact, since its paths are those of an artifact.
+HUB_MANIFEST = "hone-manifest.json"
+# Files of a repository that were made with it or written by hand, and that may stay next to an artifact.
+KEPT_FILES = frozenset({".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"})
+ATTEMPTS = 6
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
+# How often everything is uploaded whose content differs from the file's afterwards.
+DAMAGED_ATTEMPTS = 3
+# Somebody else has committed meanwhile, or commits now.
+_CONFLICTS = (409, 412)
+
+
+@dataclass
+class HubPush:
+    """Pushes an artifact to one repository. `where` begins messages; `token_field` is what remedies name."""
+
+    repo: str
+    is_private: bool
+    token: str | None
+    where: str
+    token_field: str
+    note: Callable[[str], None]
+    first_wait_seconds: float = FIRST_WAIT_SECONDS
+
+    def push(self, artifact: LocalArtifact) -> str:
+        """Make the newest commit the artifact, and return it. Raises HoneError.
+
+        Reasons: HubUnauthorized, HubUnreachable, DestinationMissing, DestinationOccupied, DestinationRefused.
+        """
+        disable_progress_bars()
+        api = HfApi(token=self.token)
+        failed = 0
+        while True:
+            try:
+                return self._push(api, artifact)
+            except HoneError:
+                raise
+            except Exception as error:
+                failed += 1
+                if not (_is_conflict(error) or is_connection_error(error)) or failed >= ATTEMPTS:
+                    raise self._explain(error) from error
+                self.note(f"the hub failed: {_describe(error)}: trying again")
+                longest = min(self.first_wait_seconds * 2**failed, LONGEST_WAIT_SECONDS)
+                time.sleep(random.uniform(longest / 2, longest))
+
+    def _push(self, api: HfApi, artifact: LocalArtifact) -> str:
+        """Push once. Raises HoneError, and exceptions of huggingface_hub."""
+        files = list_repository_files(artifact)
+        head = self._find_head(api)
+        for _ in range(DAMAGED_ATTEMPTS):
+            held = self._list_held(api, head)
+            earlier = self._check_earlier(api, head, artifact.manifest, held)
+            plan = plan_push(files, held, _is_same, earlier)
+            if not plan.upload and not plan.remove:
+                self.note(f"{self.repo} is complete at commit {head}")
+                return head
+            head = self._commit(api, plan, artifact, head)
+        held = self._list_held(api, head)
+        plan = plan_push(files, held, _is_same)
+        if plan.upload:
+            raise make_damage_error(HUB_UNREACHABLE, self.where, plan, DAMAGED_ATTEMPTS)
+        return head
+
+    def _find_head(self, api: HfApi) -> str:
+        """Return the newest commit of the repository, which is created if it does not exist."""
+        try:
+            return str(api.model_info(self.repo).sha)
+        except RepositoryNotFoundError:
+            kind = "private" if self.is_private else "public"
+            self.note(f"creating the {kind} repository {self.repo}")
+            api.create_repo(self.repo, private=self.is_private, exist_ok=True)
+            return str(api.model_info(self.repo).sha)
+
+    def _list_held(self, api: HfApi, commit: str) -> dict[str, HeldFile]:
+        found = api.list_repo_tree(self.repo, recursive=True, revision=commit)
+        return {
+            each.path: HeldFile(each.size, f"sha256:{each.lfs.sha256}" if each.lfs else f"blob:{each.blob_id}")
+            for each in found
+            if isinstance(each, RepoFile)
+        }
+
+    def _check_earlier(self, api: HfApi, commit: str, now: ArtifactManifest, held: Mapping[str, HeldFile]) -> list[str]:
+        """Return the files of the artifact that the repository holds.
+
+        Raises HoneError DestinationOccupied where that is another job's, or where there is something else.
+        """
+        remedy = f"Name another repository than {self.repo}, or remove its files."
+        if HUB_MANIFEST not in held:
+            if others := sorted(held.keys() - KEPT_FILES):
+                found = f"{self.where}, which holds {others[0]} and no {HUB_MANIFEST}"
+                raise HoneError(DESTINATION_OCCUPIED, found, remedy=remedy)
+            return []
+        with TemporaryDirectory() as folder:
+            path = Path(api.hf_hub_download(self.repo, HUB_MANIFEST, revision=commit, local_dir=folder))
+            try:
+                before = ArtifactManifest.model_validate(strictjson.parse(read_content(path)))
+            except ValueError:
+                found = f"{self.where}, and its {HUB_MANIFEST} is not the manifest of an artifact"
+                raise HoneError(DESTINATION_OCCUPIED, found, remedy=remedy) from None
+        refuse_other_job(self.where, before, now, remedy=remedy)
+        return [_place(name, before) for name in before.files]
+
+    def _commit(self, api: HfApi, plan: PushPlan, artifact: LocalArtifact, head: str) -> str:
+        self.note(f"uploading {len(plan.upload)} files, {format_bytes(plan.upload_bytes)}, to {self.repo}")
+        added = [CommitOperationAdd(file.name, file.path) for file in plan.upload]
+        removed = [CommitOperationDelete(name) for name in plan.remove]
+        manifest = artifact.manifest
+        done = api.create_commit(
+            self.repo,
+            [*added, *removed],
+            commit_message=f"Push {manifest.kind} of job {manifest.job}",
+            commit_description=f"Artifact {manifest.digest}",
+            parent_commit=head,
+        )
+        return str(done.oid)
+
+    def _explain(self, error: Exception) -> HoneError:
+        """Return the failure that an exception of huggingface_hub means."""
+        response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
+        status = response.status_code if response is not None else None
+        text = _describe(error)
+        if status in (401, 403):
+            remedy = f"Give a token that may write to {self.repo}, in {self.token_field}."
+            return HoneError(HUB_UNAUTHORIZED, f"{self.where}, and the hub refused access: {text}", remedy=remedy)
+        if is_connection_error(error):
+            return HoneError(HUB_UNREACHABLE, f"{self.where}, and the hub failed {ATTEMPTS} times: {text}")
+        if isinstance(error, RepositoryNotFoundError):
+            return HoneError(DESTINATION_MISSING, f"{self.where}, and it can't be created: {text}")
+        if isinstance(error, HfHubHTTPError | ValueError):
+            return HoneError(DESTINATION_REFUSED, f"{self.where}, and the hub refuses the commit: {text}")
+        return classify_error(error)
+
+
+def list_repository_files(artifact: LocalArtifact) -> list[LocalFile]:
+    """Return the files by their names in a repository, with the manifest."""
+    digest = hashlib.sha256(artifact.content).hexdigest()
+    manifest = LocalFile(HUB_MANIFEST, artifact.root / MANIFEST, len(artifact.content), digest)
+    placed = [
+        LocalFile(_place(file.name, artifact.manifest), file.path, file.size, file.sha256) for file in artifact.files
+    ]
+    return [*placed, manifest]
+
+
+def _place(name: str, manifest: ArtifactManifest) -> str:
+    """Return the name in a repository of a file of an artifact: that of the main folder is at the root."""
+    folders = list_folders(manifest.kind)
+    main = next((folder for folder in folders if folder != ADAPTER), folders[0])
+    return name.removeprefix(f"{main}/")
+
+
+def _is_same(file: LocalFile, held: HeldFile) -> bool:
+    """Return whether a file of the same size on the hub has the same content, by its SHA-256 or its git object."""
+    kind, _, digest = held.digest.partition(":")
+    if kind == "sha256":
+        return digest == file.sha256
+    found = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+    with file.path.open("rb") as content:
+        while block := content.read(1024**2):
+            found.update(block)
+    return digest == found.hexdigest()
+
+
+def _is_conflict(error: Exception) -> bool:
+    return isinstance(error, HfHubHTTPError) and error.response.status_code in _CONFLICTS
+
+
+def _describe(error: Exception) -> str:
+    """Return an exception's text without the queries of URLs, which may be signatures."""
+    return hide_url_credentials(" ".join(str(error).split()))
