@@ -153,9 +153,7 @@ def _wait_idle(children: list[str]) -> list[str]:
     return children
 
 
-def test_nobody_else_is_told_when_a_secret_is_missing(
-    job: Job, train: Callable[..., Any], server: MLflowServer
-) -> None:
+def test_a_missing_secret_is_refused(job: Job, train: Callable[..., Any], server: MLflowServer) -> None:
     result = train(job(tracking=make_tracking(server, "missing", secret={"name": "absent"})))
     assert result.word["reason"] == "InvalidSpec"
     assert "spec.tracking.mlflow.secret.name is absent" in result.word["message"]

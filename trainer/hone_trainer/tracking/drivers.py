@@ -23,10 +23,10 @@ class Driver(Protocol):
         """Create the run or continue it. Return what the tracker has of it."""
 
     def send(self, entry: Entry) -> None:
-        """Send a line, or hand it over to a sender that retries."""
+        """Take a line to send."""
 
     def count_confirmed(self, handed_over: int) -> int:
-        """Return how many of the lines that were handed over have arrived."""
+        """Send the lines that were handed over, and return how many have arrived."""
 
     def end(self, outcome: str) -> None:
         """End the run, and wait until all lines have arrived."""

@@ -1,4 +1,4 @@
-"""MLflow: a line is sent by one request, with the time at which it was logged.
+"""MLflow: lines are sent many in a request, each with the time at which it was logged.
 
 The server ignores a value that it has already, with the same step and time, so a line that is sent again after a crash
 is not doubled. A run is found by its tag when the answer with its id was lost.
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 from transformers.integrations.integration_utils import MLflowCallback
 
@@ -18,6 +19,8 @@ from hone_trainer.tracking.record import RunRecord, SentState
 
 RUN_TAG = "hone.run"
 DEFAULT_EXPERIMENT = "Default"
+# MLflow refuses more in one request.
+MOST_VALUES = 1000
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -30,7 +33,7 @@ class MLflowDriver:
         self._record = record
         mlflow.set_tracking_uri(self._uri)
         self._callback = CallbackDriver(MLflowCallback(), RecordedArguments(record, record.name), RecordedModel(record))
-        self._library = _SynchronousMLflow()
+        self._library = _BatchingMLflow()
         self._callback.callback._ml_flow = self._library
 
     def begin(self, state: SentState) -> SentState:
@@ -59,6 +62,7 @@ class MLflowDriver:
         self._callback.log(entry)
 
     def count_confirmed(self, handed_over: int) -> int:
+        self._library.send_batches()
         return handed_over
 
     def end(self, outcome: str) -> None:
@@ -66,20 +70,28 @@ class MLflowDriver:
         mlflow.end_run(STATUSES[outcome])
 
 
-class _SynchronousMLflow:
-    """The module `mlflow`, with calls that raise when the server did not answer, at the time of the line."""
+class _BatchingMLflow:
+    """The module `mlflow` for the callback: it collects values, at the time of their line, until `send_batches`."""
 
     def __init__(self) -> None:
         self.timestamp = 0
+        self._values: list[Metric] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(mlflow, name)
 
     def log_metrics(self, metrics: dict[str, float], step: int, synchronous: bool = True) -> None:
-        mlflow.log_metrics(metrics, step=step, timestamp=self.timestamp, synchronous=True)
+        self._values += [Metric(name, value, self.timestamp, step) for name, value in metrics.items()]
 
     def log_params(self, params: dict[str, Any], synchronous: bool = True) -> None:
         mlflow.log_params(params, synchronous=True)
+
+    def send_batches(self) -> None:
+        """Send the collected values. Those that were not confirmed are kept."""
+        run = mlflow.active_run()
+        while run and self._values:
+            MlflowClient().log_batch(run.info.run_id, metrics=self._values[:MOST_VALUES])
+            del self._values[:MOST_VALUES]
 
 
 def make_driver(options: dict[str, Any], record: RunRecord, logs: Path) -> MLflowDriver:
