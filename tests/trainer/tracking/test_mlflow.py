@@ -37,6 +37,16 @@ def find_run(server: MLflowServer, experiment: str) -> Run:
     return run
 
 
+def run_until_sent(process: Callable[..., Any], document: dict[str, Any], output: Path) -> Any:
+    """Start a run again until the tracker has everything: on a busy machine it may lack some at the end."""
+    for _ in range(4):
+        result = process(document, output).result()
+        assert result.code == 0, result.log
+        if not result.word["tracking"][0]["unsent"]:
+            return result
+    raise AssertionError(result.log)
+
+
 def read_steps(server: MLflowServer, run: Run, metric: str) -> list[int]:
     return [each.step for each in MlflowClient(server.url).get_metric_history(run.info.run_id, metric)]
 
@@ -84,30 +94,25 @@ def test_a_run_that_is_killed_and_resumed_is_one_run_without_doubled_steps(
         started.wait_for(lambda least=least: journal.exists() and journal.read_text().count("\n") > least)
         started.signal(number)
         started.result()
-    result = process(document, output).result()
-    assert result.code == 0, result.log
+    run_until_sent(process, document, output)
     run = find_run(server, "resumed")
     assert read_steps(server, run, "loss") == list(range(1, 301))
-    assert result.word["tracking"][0]["unsent"] == 0
     assert run.info.status == "FINISHED"
 
 
 def test_a_server_that_comes_back_gets_what_it_missed(
     job: Job, process: Callable[..., Any], tmp_path: Path, server: MLflowServer
 ) -> None:
+    document = job(training={"maxSteps": 200}, tracking=make_tracking(server, "late"))
     server.stop()
     try:
-        started = process(job(training={"maxSteps": 200}, tracking=make_tracking(server, "late")), tmp_path / "out")
+        started = process(document, tmp_path / "out")
         journal = tmp_path / "out/logs/tracking/journal.jsonl"
         started.wait_for(lambda: journal.exists() and journal.read_text().count("\n") > 50)
     finally:
         server.start()
-    result = started.result()
-    if result.word["tracking"][0]["unsent"]:  # it came back too late for this start
-        result = process(
-            job(training={"maxSteps": 200}, tracking=make_tracking(server, "late")), tmp_path / "out"
-        ).result()
-    assert result.word["tracking"][0]["unsent"] == 0, result.log
+    started.result()
+    run_until_sent(process, document, tmp_path / "out")
     history = MlflowClient(server.url).get_metric_history(find_run(server, "late").info.run_id, "loss")
     assert [each.step for each in history] == list(range(1, 201))
     assert history[0].timestamp < history[-1].timestamp, "the times are those of training"
@@ -156,5 +161,4 @@ def _wait_idle(children: list[str]) -> list[str]:
 def test_a_missing_secret_is_refused(job: Job, train: Callable[..., Any], server: MLflowServer) -> None:
     result = train(job(tracking=make_tracking(server, "missing", secret={"name": "absent"})))
     assert result.word["reason"] == "InvalidSpec"
-    assert "spec.tracking.mlflow.secret.name is absent" in result.word["message"]
-    assert "--secret absent=FOLDER" in result.word["message"]
+    assert "spec.tracking.mlflow.secret.name is absent, and that Secret is not given" in result.word["message"]

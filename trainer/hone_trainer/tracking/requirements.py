@@ -1,5 +1,6 @@
 """Refuse, before anything is downloaded or trained, what a tracker lacks: its package, or its credentials."""
 
+import os
 from importlib.util import find_spec
 
 from hone_api.finetunejobs.tracking import SECRET_KEYS, TrackingOptions
@@ -20,7 +21,7 @@ def refuse_missing_packages(tracking: TrackingOptions | None) -> None:
 
 
 def read_credentials(inputs: JobInputs) -> dict[str, dict[str, str]]:
-    """Return the environment variables with the credentials of each tracker.
+    """Return the environment variables with the credentials of each tracker: from its Secret, else from the environment.
 
     Raises HoneError InvalidSpec for a Secret that is not given or has none of the keys.
     """
@@ -28,13 +29,14 @@ def read_credentials(inputs: JobInputs) -> dict[str, dict[str, str]]:
     for name, secret in (inputs.job.spec.tracking.secrets if inputs.job.spec.tracking else {}).items():
         field, values = f"spec.tracking.{name}.secret.name is {secret}", inputs.secret_values(secret)
         if values is None:
-            raise HoneError(
-                INVALID_SPEC,
-                f"{field}, and no folder was given for that Secret",
-                remedy=f"Outside a cluster, give its folder: --secret {secret}=FOLDER.",
-            )
+            values = dict(os.environ)
+            field = f"{field}, and that Secret is not given; the environment"
+        else:
+            field = f"{field}, which"
         found[name] = {key: values[key].strip() for key in SECRET_KEYS[name] if values.get(key, "").strip()}
         if not found[name]:
             keys = ", ".join(SECRET_KEYS[name])
-            raise HoneError(INVALID_SPEC, f"{field}, which has none of the keys {keys}", remedy="Add the key.")
+            raise HoneError(
+                INVALID_SPEC, f"{field} has none of {keys}", remedy="Add it, or put the Secret into the same file."
+            )
     return found
