@@ -20,6 +20,7 @@ from hone_cli.commands import (
     run,
     serve,
     suspend,
+    tensorboard,
     validate,
     watch,
 )
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "delete": delete.command,
     "pull": artifacts.pull_command,
     "report": artifacts.report_command,
+    "tensorboard": tensorboard.command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

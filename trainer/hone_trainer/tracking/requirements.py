@@ -21,7 +21,8 @@ def refuse_missing_packages(tracking: TrackingOptions | None) -> None:
 
 
 def read_credentials(inputs: JobInputs) -> dict[str, dict[str, str]]:
-    """Return the environment variables with the credentials of each tracker: from its Secret, else from the environment.
+    """Return the variables with the credentials of each tracker, from its Secret, or where it is not given from the
+    environment.
 
     Raises HoneError InvalidSpec for a Secret that is not given or has none of the keys.
     """
