@@ -15,11 +15,10 @@ SPEC: dict[str, Any] = {"training": LONG, "lora": {"loraDropout": 0.1}}
 
 
 @pytest.fixture(scope="module")
-def untracked(train: Callable[..., Any]) -> dict[str, Any]:
+def untracked(job: Job, train: Callable[..., Any]) -> dict[str, Any]:
     """Train with random numbers in every step, and return the manifest."""
-    from conftest import make_job
-
-    return train(make_job(**_copy(SPEC))).manifest
+    manifest: dict[str, Any] = train(job(**_copy(SPEC))).manifest
+    return manifest
 
 
 def _copy(spec: dict[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ LAYERS = {
         config merging
         checks memory storage
         data models
-        remote
+        remote tracking
         distributed inputs
         data.readers progress runtime
     """,
