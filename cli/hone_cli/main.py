@@ -20,11 +20,11 @@ from hone_cli.commands import (
     run,
     serve,
     suspend,
-    tensorboard,
     validate,
     watch,
 )
 from hone_cli.doctor import command as doctor
+from hone_cli.tensorboard import command as tensorboard
 from hone_cli.ui import output
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""A job that is tracked on an MLflow server in the cluster: the link in the status, the run on the server, the Secret."""
+"""A job that is tracked in the cluster: the link in its status, the curve on the server, and where the Secret goes."""
 
 import json
 from collections.abc import Iterator

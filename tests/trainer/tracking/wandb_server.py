@@ -122,6 +122,8 @@ class WandbServer:
             run = self.runs.get(given["name"])
             model = {"id": "project", "name": given["project"], "entity": {"id": "team", "name": "team"}}
             return {"model": model | {"bucket": run.to_bucket() if run else None}}
+        if name == "Rows":
+            return {"model": {"bucket": self.runs[given["name"]].to_bucket()}}
         if name == "UpsertBucket":
             is_new = given["name"] not in self.runs
             run = self.runs.setdefault(given["name"], Run(given["name"], given["project"]))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from artifact_cluster import serve_artifact, start
 from fake_cluster import CORE, FakeCluster
-from hone_cli.commands.tensorboard import EventStream, measure_files
+from hone_cli.tensorboard.event_copy import EventStream, measure_files
 from hone_cli.ui.output import Problem
 from hypothesis import given
 from hypothesis import strategies as st

@@ -59,7 +59,7 @@ LAYERS = {
     "hone_cli": """
         __main__
         main
-        doctor
+        doctor tensorboard
         commands
         artifacts
         client

@@ -4,6 +4,7 @@
 `RecordedModel` instead of the real ones, which live in the training process.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,8 +73,8 @@ class _RecordedConfig:
 class CallbackDriver:
     """Calls transformers' callback of a tracker as Trainer does."""
 
-    def __init__(self, callback: Any, arguments: RecordedArguments, model: RecordedModel) -> None:
-        self.callback = callback
+    def __init__(self, make_callback: Callable[[], Any], arguments: RecordedArguments, model: RecordedModel) -> None:
+        self.callback = make_callback()
         self._state = TrainerState(is_local_process_zero=True, is_world_process_zero=True)
         self._arguments, self._model, self._control = arguments, model, TrainerControl()
 

@@ -32,7 +32,7 @@ class MLflowDriver:
         self._experiment = options.get("experiment") or DEFAULT_EXPERIMENT
         self._record = record
         mlflow.set_tracking_uri(self._uri)
-        self._callback = CallbackDriver(MLflowCallback(), RecordedArguments(record, record.name), RecordedModel(record))
+        self._callback = CallbackDriver(MLflowCallback, RecordedArguments(record, record.name), RecordedModel(record))
         self._library = _BatchingMLflow()
         self._callback.callback._ml_flow = self._library
 

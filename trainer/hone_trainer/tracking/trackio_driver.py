@@ -19,7 +19,7 @@ class TrackioDriver:
         self._name = f"{record.name}-{record.id}"
         self._record = record
         self._callback = CallbackDriver(
-            TrackioCallback(),
+            TrackioCallback,
             RecordedArguments(record, self._name, self._project, **record.tags),
             RecordedModel(record),
         )

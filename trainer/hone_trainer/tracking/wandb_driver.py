@@ -44,7 +44,7 @@ class WandbDriver:
         self._is_online = KEY in os.environ
         self._folder = Path(mkdtemp(prefix="hone-wandb-")) if self._is_online else logs
         self._callback = CallbackDriver(
-            WandbCallback(), RecordedArguments(record, record.name, **record.tags), RecordedModel(record)
+            WandbCallback, RecordedArguments(record, record.name, **record.tags), RecordedModel(record)
         )
         self._confirmed = 0
         self._asked_at = 0.0

@@ -50,13 +50,14 @@ def make_record(job: FineTuneJob, prepared: Prepared, trainer: HoneTrainer) -> R
         "hone.commit": base.revision,
         "hone.dataset": prepared.file.dataset_fingerprint,
     }
+    arguments: Any = trainer.args
     network: Any = trainer.accelerator.unwrap_model(trainer.model)
     adapter = network.peft_config["default"].to_dict() if isinstance(network, PeftModel) else None
     return RunRecord(
         id=uuid4().hex[:16],
         name=job.name,
         tags={name: value for name, value in tags.items() if value},
-        arguments=_to_json(trainer.args.to_dict()),
+        arguments=_to_json(arguments.to_dict()),
         model=_to_json(network.config.to_dict()),
         adapter=_to_json(adapter),
         parameters=sum(parameter.numel() for parameter in network.parameters()),

@@ -1,29 +1,23 @@
-"""`hone tensorboard`: show the curves of a job, from a folder here or from the job's claim while it trains."""
+"""Copy the event files of a job while they grow.
+
+The reader pod of `hone pull` runs FOLLOW, which sends what is new over one long connection, since the pod ends when no
+command runs in it. A connection that was cut is opened again, from what is here.
+"""
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-import typer
 from hone_api.layout import LOGS
+from kubernetes.client.exceptions import ApiException
+from websocket import ABNF, WebSocketException
 
-from hone_cli.client import child_process, completion
-from hone_cli.commands import options
+from hone_cli.artifacts import pod_script, reader_pod
+from hone_cli.artifacts.transfer import Session
+from hone_cli.client import exec_socket
 from hone_cli.ui import output
 from hone_cli.ui.output import Problem
-
-if TYPE_CHECKING:
-    from hone_cli.artifacts.transfer import Session
-
-Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="JOB|DIR", help="FineTuneJob, or a folder of `hone run`.", autocompletion=completion.complete_jobs
-    ),
-]
 
 RETRY_SECONDS = 5.0
 # The pod sends a line at least every few seconds; without one for this long the stream counts as cut.
@@ -57,54 +51,10 @@ while True:
 """
 
 
-def command(
-    target: Target,
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    verbose: options.Verbose = False,
-) -> None:
-    """Start TensorBoard on the curves of a FineTuneJob, which are kept up to date, until Ctrl-C."""
-    child_process.require_modules("trainer", "tensorboard")
-    folder = Path(target)
-    if folder.is_dir():
-        logs = folder / LOGS
-        raise typer.Exit(run_tensorboard(logs if logs.is_dir() else folder, lambda: None))
-    from hone_cli.artifacts import transfer
-    from hone_cli.client import cluster
-    from hone_cli.objects.names import JOB, parse_name
-
-    name = parse_name(target, JOB, "tensorboard")
-    connection = cluster.connect(context, namespace)
-    job = transfer.find_job(connection, name)
-    with (
-        TemporaryDirectory(prefix="hone-tensorboard-") as scratch,
-        transfer.open_session(connection, job) as session,
-    ):
-        copy = EventCopy(session, Path(scratch))
-        copy.start()
-        try:
-            code = run_tensorboard(Path(scratch), copy.stop)
-        finally:
-            copy.stop()
-    raise typer.Exit(code)
-
-
-def run_tensorboard(folder: Path, on_stop: Callable[[], None]) -> int:
-    """Run TensorBoard until it ends, and return its exit code; 0 after Ctrl-C. `on_stop` is called at Ctrl-C."""
-    is_stopped = threading.Event()
-
-    def stop() -> None:
-        is_stopped.set()
-        on_stop()
-
-    code = child_process.run_module("tensorboard.main", ["--logdir", str(folder.resolve())], on_stop=stop)
-    return 0 if is_stopped.is_set() else code
-
-
 class EventCopy:
     """Copies the event files of a job into a folder, and keeps the copy up to date, in a thread."""
 
-    def __init__(self, session: "Session", folder: Path) -> None:
+    def __init__(self, session: Session, folder: Path) -> None:
         self._session = session
         self._folder = folder
         self._socket: Any = None
@@ -122,9 +72,6 @@ class EventCopy:
             self._socket.shutdown()
 
     def _run(self) -> None:
-        from kubernetes.client.exceptions import ApiException
-        from websocket import WebSocketException
-
         while not self._is_stopped.is_set():
             try:
                 self._follow()
@@ -139,11 +86,6 @@ class EventCopy:
 
     def _follow(self) -> None:
         """Copy until the stream is cut. Raises ApiException, WebSocketException, OSError, and Problem."""
-        from websocket import ABNF
-
-        from hone_cli.artifacts import pod_script, reader_pod
-        from hone_cli.client import exec_socket
-
         command = ["python3", "-I", "-c", FOLLOW, f"{pod_script.ROOT}/{LOGS}", json.dumps(measure_files(self._folder))]
         self._socket = exec_socket.open_exec(self._session.cluster, self._session.pod, reader_pod.CONTAINER, command)
         try:
