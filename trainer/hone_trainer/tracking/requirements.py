@@ -1,7 +1,7 @@
 """Refuse, before anything is downloaded or trained, what a tracker lacks: its package, or its credentials."""
 
 import os
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 
 from hone_api.finetunejobs.tracking import SECRET_KEYS, TrackingOptions
 from hone_api.reasons import INVALID_SPEC, HoneError
@@ -12,7 +12,7 @@ from hone_trainer.inputs.manifest import JobInputs
 def refuse_missing_packages(tracking: TrackingOptions | None) -> None:
     """Raise HoneError InvalidSpec for a tracker whose package is not installed here."""
     for name in tracking.names if tracking else []:
-        if find_spec(name) is None:
+        if PathFinder.find_spec(name) is None:  # training hides wandb from TRL
             raise HoneError(
                 INVALID_SPEC,
                 f"spec.tracking.{name} is set, and the Python package {name} is not installed where the trainer runs",

@@ -29,8 +29,8 @@ from hone_trainer.tracking.requirements import read_credentials
 
 # Of this time, little is lost: the trackers send while the artifact is written.
 CATCH_UP_SECONDS = 20.0
-# After a signal, the time before the process is killed is short.
-STOP_SECONDS = 5.0
+# After a signal, the time before the process is killed is short: less than signals.RELEASE_GRACE_SECONDS.
+STOP_SECONDS = 3.0
 
 
 class TrackerProcess:
@@ -80,15 +80,24 @@ class Trackers:
         self._record: RunRecord | None = None
         self.journal: Journal | None = None
         self._word = ""
+        self._error = ""
         self._deadline = 0.0
         self._has_waited = False
 
     def start(self, record: RunRecord) -> None:
-        """Start the processes for a new run, or for the one that an earlier start has begun."""
-        if self._options:
+        """Start the processes for a new run, or for the one that an earlier start has begun.
+
+        What the system refuses is reported, and training continues without trackers.
+        """
+        if not self._options:
+            return
+        self._record = record
+        try:
             self._record = keep_record(self._folder, record)
             self.journal = Journal(self._folder / JOURNAL_FILE)
             self._processes = [self._launch(name) for name in self._options]
+        except OSError as error:
+            self._error = f"The trackers can't be started: {error.strerror}."
 
     def resend(self) -> None:
         """Start the processes once more for a run that has ended, if a tracker lacks some of it, and wait for them."""
@@ -129,7 +138,7 @@ class Trackers:
     def _make_report(self, name: str, record: RunRecord, count: int) -> TrackerReport:
         state = read_state(self._folder, name, record)
         unsent = max(0, count - state.sent)
-        error = (self.journal.error if self.journal else "") or state.error
+        error = self._error or (self.journal.error if self.journal else "") or state.error
         if unsent and not error and self._has_waited:
             error = f"The tracker did not answer within {CATCH_UP_SECONDS:.0f} s after training."
         return TrackerReport(name=name, url=state.url, unsent=unsent, message=error or None)
