@@ -38,6 +38,7 @@ class TrackerProcess:
 
     def __init__(self, folder: Path, name: str, options: dict[str, Any], credentials: dict[str, str]) -> None:
         self.name = name
+        self._is_over = False
         secret = {key for keys in SECRET_KEYS.values() for key in keys}
         environ = {key: value for key, value in os.environ.items() if key not in secret}
         self._process = subprocess.Popen(
@@ -61,12 +62,17 @@ class TrackerProcess:
             self._process.stdin.flush()
 
     def wait_until(self, deadline: float) -> None:
-        """Wait for the process to end, and kill it at the deadline."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, deadline - time.monotonic()))
-        with suppress(OSError):  # including what the library has started
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """Wait for the process to end, and kill it at the deadline. Later calls do nothing."""
+        if self._is_over:
+            return
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            self._is_over = True
+            with suppress(OSError):  # including what the library has started
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
 class Trackers:
@@ -116,8 +122,8 @@ class Trackers:
             return
         self._word = word
         self._deadline = time.monotonic() + (CATCH_UP_SECONDS if word == "finished" else STOP_SECONDS)
-        # One that was killed, such as for lack of memory, gets a second chance.
-        self._processes = [each if each.exit_code is None else self._launch(each.name) for each in self._processes]
+        if word == "finished":  # one that was killed, such as for lack of memory, gets a second chance
+            self._processes = [each if each.exit_code is None else self._launch(each.name) for each in self._processes]
         for process in self._processes:
             process.send_outcome(word)
 
