@@ -24,6 +24,7 @@ from hone_cli.commands import (
     watch,
 )
 from hone_cli.doctor import command as doctor
+from hone_cli.tensorboard import command as tensorboard
 from hone_cli.ui import output
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pull": artifacts.pull_command,
     "report": artifacts.report_command,
     "push": artifacts.push_command,
+    "tensorboard": tensorboard.command,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -3,6 +3,8 @@
 ADAPTER, MERGED, MODEL = "adapter", "merged", "model"
 CACHE, PREPARED, CHECKPOINTS, LOGS, REPORT = "cache", "prepared", "checkpoints", "logs", "report"
 METRICS_LOG = "logs/metrics.jsonl"
+# What the experiment trackers were sent, and the ids of their runs.
+TRACKING = "logs/tracking"
 MANIFEST = "manifest.json"
 
 POD_MANIFEST = "/etc/hone/finetunejob.yaml"

@@ -110,7 +110,7 @@ def runtime_requirements() -> str:
     """Return the runtime image's requirements: other changes of pyproject.toml need no new environment."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return "\n".join([*project["dependencies"], *extras["trainer"], *extras["server"]])
+    return "\n".join([*project["dependencies"], *extras["trainer"], *extras["server"], *extras["tracking"]])
 
 
 def lock_of(folder: Path) -> Path:

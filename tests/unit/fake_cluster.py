@@ -141,12 +141,12 @@ class ClusterHandler(BaseHTTPRequestHandler):
         variables = {each["name"]: each["value"] for each in self.fake.objects[pod]["spec"]["containers"][0]["env"]}
         script = {name: text.replace('"/output"', repr(str(self.fake.claim))) for name, text in variables.items()}
         pipe = subprocess.PIPE
-        python = [sys.executable, *command[1:]]
+        python = [sys.executable, *(part.replace("/output", str(self.fake.claim)) for part in command[1:])]
         with subprocess.Popen(python, env=os.environ | script, stdout=pipe, stderr=pipe) as running:
             assert running.stdout
             assert running.stderr
             try:
-                while piece := running.stdout.read(32768):
+                while piece := running.stdout.read1(32768):
                     self._send_frame(1, piece)
                     time.sleep(self.fake.frame_seconds)
                 self._send_frame(2, running.stderr.read())

@@ -38,10 +38,12 @@ from hone_trainer.runtime.options import RunOptions
 from hone_trainer.runtime.signals import Interrupted, StopSignal
 from hone_trainer.storage import artifact
 from hone_trainer.storage.checkpoints import RunTotals
+from hone_trainer.tracking.trackers import Trackers, describe_report, open_trackers
 from hone_trainer.training import evaluation
 from hone_trainer.training.callbacks import ReportCallback, StopCallback
 from hone_trainer.training.metrics_log import MetricsLog
 from hone_trainer.training.tensorboard import TensorBoardWriter
+from hone_trainer.training.tracked_run import JournalCallback, make_record
 from hone_trainer.training.trainer import HoneTrainer, make_final_metrics
 
 
@@ -64,15 +66,18 @@ def run_pipeline(
     else:
         prepared, group = prepare(inputs, options.output, terminal, device.detect_device()), ProcessGroup()
     with hub.work_offline():
-        run = load_training_run(prepared, group, inputs, options.output, terminal)
+        trackers = open_trackers(inputs, options.output)
+        run = load_training_run(prepared, group, inputs, options.output, terminal, trackers)
         telemetry.parameters = count_parameters(run.trainer.model)
         terminal.print_note(telemetry.parameters.describe())
 
         telemetry.stage = "Training"
-        totals = train_to_end(run, options.output, stop, telemetry, terminal)
+        with trackers:
+            telemetry.read_trackers = trackers.make_reports
+            totals = train_to_end(run, inputs.job, options.output, stop, telemetry, terminal)
 
-        telemetry.stage = "Saving"
-        return save_outputs(run, inputs.job, options.output, totals, telemetry.parameters, terminal)
+            telemetry.stage = "Saving"
+            return save_outputs(run, inputs.job, options.output, totals, telemetry.parameters, terminal)
 
 
 def prepare_on_rank_zero(
@@ -98,11 +103,12 @@ class TrainingRun:
     group: ProcessGroup
     config: PreTrainedConfig
     metrics_log: MetricsLog | None
+    trackers: Trackers
     trainer: HoneTrainer
 
 
 def load_training_run(
-    prepared: Prepared, group: ProcessGroup, inputs: JobInputs, root: Path, terminal: Terminal
+    prepared: Prepared, group: ProcessGroup, inputs: JobInputs, root: Path, terminal: Terminal, trackers: Trackers
 ) -> TrainingRun:
     """Load the model and build the trainer. Raises HoneError."""
     spec, checkpoint = inputs.job.spec, prepared.checkpoint
@@ -128,15 +134,23 @@ def load_training_run(
         processing_class=prepared.tokenizer,
         peft_config=lora_targets.make_lora_config(spec, prepared.base.commit, network),
         keep_checkpoints=spec.checkpoint.save_total_limit,
-        before_sealing=metrics_log.flush if metrics_log else lambda: None,
+        before_sealing=partial(flush_logs, metrics_log, trackers),
         group=group,
         group_batches=find_group_batches(plan.profile),
     )
-    return TrainingRun(prepared, group, config, metrics_log, trainer)
+    return TrainingRun(prepared, group, config, metrics_log, trackers, trainer)
+
+
+def flush_logs(metrics_log: MetricsLog | None, trackers: Trackers) -> None:
+    """Force the logs to the disk before a checkpoint counts: a resume does not repeat the steps before it."""
+    if metrics_log:
+        metrics_log.flush()
+    if trackers.journal:
+        trackers.journal.sync()
 
 
 def train_to_end(
-    run: TrainingRun, root: Path, stop: StopSignal, telemetry: ProgressState, terminal: Terminal
+    run: TrainingRun, job: FineTuneJob, root: Path, stop: StopSignal, telemetry: ProgressState, terminal: Terminal
 ) -> RunTotals:
     """Train to the end. Raises Interrupted when stopped, once a checkpoint is saved; HoneError NonFiniteLoss."""
     trainer, checkpoint = run.trainer, run.prepared.checkpoint
@@ -148,6 +162,9 @@ def train_to_end(
         trainer.add_callback(
             TensorBoardWriter(root / LOGS, checkpoint.totals if checkpoint else None, run.metrics_log.last)
         )
+        run.trackers.start(make_record(job, run.prepared, trainer))
+    if run.trackers.journal:
+        trainer.add_callback(JournalCallback(run.trackers.journal))
     trainer.add_callback(ReportCallback(trainer, telemetry, run.metrics_log, terminal))
     trainer.add_callback(StopCallback(stop, run.group))
     try:
@@ -162,6 +179,7 @@ def train_to_end(
     if stopped or stop.is_requested:
         raise Interrupted
     refuse_incomplete(totals)
+    run.trackers.end("finished")
     telemetry.progress = telemetry.progress or Progress(step=step, total_steps=step, percent=100)
     return totals
 
@@ -216,7 +234,11 @@ def save_outputs(
     config = base_config.read_base_config(base_model.load_config(run.prepared.base, job.spec.model), network)
     manifest = artifact.make_manifest(root, job, base, config, fingerprint, metrics, parameters.model_dump())
     settings = report.list_settings(job.spec, run.trainer.args, run.prepared.file.plan.profile)
-    data = report.collect_report(root, manifest, run.prepared, settings, first, last)
+    run.trackers.wait()
+    tracking = run.trackers.make_reports() or []
+    for line in map(describe_report, tracking):
+        terminal.print_note(line)
+    data = report.collect_report(root, manifest, run.prepared, settings, first, last, tracking)
     terminal.print_warnings(report.write_report(root, data))
     write_manifest(root, manifest)
     run.group.broadcast(manifest)  # a network disk may not show the file on every node yet

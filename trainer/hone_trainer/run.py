@@ -30,20 +30,24 @@ from hone_trainer.runtime import environment
 from hone_trainer.runtime.options import RunOptions
 from hone_trainer.runtime.signals import StopSignal
 from hone_trainer.storage import output_dir
+from hone_trainer.tracking.requirements import refuse_missing_packages
+from hone_trainer.tracking.trackers import Trackers, open_trackers
 
 
 def run_job(options: RunOptions, stop: StopSignal, telemetry: ProgressState) -> ArtifactManifest:
     """Train the job in MANIFEST, or resume it. Raises HoneError; Interrupted when stopped."""
     _configure_logging(options)
     inputs = manifest.load_inputs(options)
+    refuse_missing_packages(inputs.job.spec.tracking)
+    trackers = open_trackers(inputs, options.output)
     if options.nodes > 1 or inputs.job.spec.resources.gpus > 1:
-        return _run_distributed(inputs, options, stop, telemetry)
+        return _run_distributed(inputs, options, stop, telemetry, trackers)
     if options.port:
         serve_progress(telemetry, options.port)
     with Terminal() as terminal, output_dir.lock_output_dir(options.output):
         done = output_dir.find_finished_artifact(options.output, inputs.job.spec)
         if done:
-            _report_already_complete(done, inputs, options, terminal, telemetry)
+            _report_already_complete(done, inputs, options, terminal, telemetry, trackers)
         else:
             environment.set_up_environment(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
             require_gpus(os.environ)
@@ -55,7 +59,7 @@ def run_job(options: RunOptions, stop: StopSignal, telemetry: ProgressState) -> 
 
 
 def _run_distributed(
-    inputs: JobInputs, options: RunOptions, stop: StopSignal, telemetry: ProgressState
+    inputs: JobInputs, options: RunOptions, stop: StopSignal, telemetry: ProgressState, trackers: Trackers
 ) -> ArtifactManifest:
     """Train in separate processes, one for each GPU. Raises as `run_job` does."""
     spec = inputs.job.spec
@@ -63,7 +67,7 @@ def _run_distributed(
     with output_dir.lock_output_dir(options.output) if here.node_rank == 0 else nullcontext():
         done = output_dir.find_finished_artifact(options.output, spec)
         if done:
-            return _report_already_complete(done, inputs, options, Terminal(), telemetry)
+            return _report_already_complete(done, inputs, options, Terminal(), telemetry, trackers)
         environment.set_up_environment(os.environ, options.output, spec.resources.gpus, options.verbose)
         environment.set_up_distributed(os.environ, options.nodes)
         require_gpus(os.environ)
@@ -71,19 +75,25 @@ def _run_distributed(
             coordinator = CoordinatorClient(here, Terminal().print_note) if here.nodes > 1 else None
             port = coordinator.rendezvous((options.output / MANIFEST).exists) if coordinator else here.port
             if port is None:  # node 0 has finished and won't start again
-                return _run_distributed(inputs, options, stop, telemetry)
+                return _run_distributed(inputs, options, stop, telemetry, trackers)
             result = launch_workers(
                 make_local_ranks(replace(here, port=port), max(1, spec.resources.gpus)), options, stop, coordinator
             )
     telemetry.progress, telemetry.parameters = result.progress, result.parameters
+    telemetry.read_trackers = lambda: result.tracking
     raise_failure(result)
     return result.manifest or read_manifest(options.output)
 
 
 def _report_already_complete(
-    done: ArtifactManifest, inputs: JobInputs, options: RunOptions, terminal: Terminal, telemetry: ProgressState
+    done: ArtifactManifest,
+    inputs: JobInputs,
+    options: RunOptions,
+    terminal: Terminal,
+    telemetry: ProgressState,
+    trackers: Trackers,
 ) -> ArtifactManifest:
-    """Report that the artifact is already complete.
+    """Report that the artifact is already complete, and send what the experiment trackers lack.
 
     Raises HoneError DatasetInvalid or ModelInvalid when files of the dataset or of the base model have changed since.
     """
@@ -99,6 +109,8 @@ def _report_already_complete(
             )
     terminal.print_note(f"{options.output} already holds the complete artifact of this job")
     telemetry.parameters = Parameters.model_validate(done.parameters)
+    telemetry.read_trackers = trackers.make_reports
+    trackers.resend()
     return done
 
 
@@ -152,6 +164,7 @@ def prepare_job(options: RunOptions, telemetry: ProgressState) -> str:
     """Prepare the job in MANIFEST, print the dataset's report and a row, and return a summary. Raises HoneError."""
     _configure_logging(options)
     inputs = manifest.load_inputs(options)
+    refuse_missing_packages(inputs.job.spec.tracking)
     with Terminal() as terminal, output_dir.lock_output_dir(options.output):
         environment.set_up_environment(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
         from hone_trainer.config import device

@@ -53,7 +53,12 @@ def run_and_report(options: RunOptions, rank: Rank, stop: StopSignal) -> WorkerR
             result = _make_failed_result(error, options.verbose)
     except Interrupted:
         result = WorkerResult(outcome="Interrupted")
-    return result.model_copy(update={"progress": telemetry.progress, "parameters": telemetry.parameters})
+    reported = {
+        "progress": telemetry.progress,
+        "parameters": telemetry.parameters,
+        "tracking": telemetry.read_trackers(),
+    }
+    return result.model_copy(update=reported)
 
 
 def _make_failed_result(error: Exception, verbose: bool) -> WorkerResult:

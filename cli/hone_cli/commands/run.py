@@ -38,7 +38,7 @@ def command(file: File, output_: Output = None, claim: options.Claims = [], verb
 def find_folders(file: Path, output_folder: Path | None, claim: list[str]) -> tuple[Path, dict[str, str]]:
     """Return the output folder and the folders of claims of the file's FineTuneJob, which can be trained here.
 
-    Raises HoneError InvalidSpec, and Problem when packages are missing.
+    Raises HoneError InvalidSpec, and ClientError when packages are missing.
     """
     job = documents.load_only("FineTuneJob", file)
     claims = documents.parse_folders("--claim", claim)

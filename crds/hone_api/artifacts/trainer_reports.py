@@ -83,12 +83,27 @@ class Parameters(ForeignModel):
         return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {share:.4f}"
 
 
+class TrackerReport(ForeignModel):
+    """How far an experiment tracker is."""
+
+    name: Annotated[str, Field(max_length=32)] = Field(description="mlflow, wandb or trackio.")
+    url: Annotated[str | None, Field(max_length=2048)] = Field(None, description="The run's page.")
+    unsent: Count = Field(0, description="Logged lines that the tracker has not confirmed.")
+    message: Annotated[str, Field(max_length=1024), BeforeValidator(make_encodable)] | None = Field(
+        None, description="What happened last, when lines are missing."
+    )
+
+
+TrackerReports = Annotated[list[TrackerReport], Field(max_length=8)]
+
+
 class ProgressReport(ForeignModel):
     """The body of `GET /progress`."""
 
     stage: Literal["Preparing", "Training", "Saving"]
     progress: Progress | None = None
     parameters: Parameters | None = None
+    tracking: TrackerReports | None = None
 
 
 class ArtifactSummary(ForeignModel):
@@ -126,6 +141,7 @@ class TerminationMessage(ForeignModel):
     parameters: Parameters | None = None
     estimate: Estimate | None = None
     metrics: Figures = Field({})
+    tracking: TrackerReports | None = None
 
     @classmethod
     def recover(cls, text: str) -> "TerminationMessage | None":

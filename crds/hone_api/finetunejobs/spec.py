@@ -19,6 +19,7 @@ from hone_api.common import (
 from hone_api.finetunejobs.output import OutputOptions
 from hone_api.finetunejobs.sources import BaseModelSource, DatasetEntry, DatasetSource
 from hone_api.finetunejobs.status import FineTuneJobStatus
+from hone_api.finetunejobs.tracking import TrackingOptions
 from hone_api.finetunejobs.training import TrainingArguments
 from hone_api.pods.pod_options import TRAINER_GRACE_SECONDS, ComputeResources, PodOptions
 
@@ -109,6 +110,8 @@ _EVALUATES = (
 # Fields of a spec that stay in its object: people put credentials into the variables of spec.pod.env, and neither
 # training nor the readers of an artifact need to know how the pod ran.
 PRIVATE = ("pod",)
+# Where a run is tracked changes nothing in its result, so the artifact does not mention it.
+UNPUBLISHED = (*PRIVATE, "tracking")
 
 
 def strip_private(spec: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +244,11 @@ class FineTuneJobSpec(ApiModel):
     resources: TrainerResources = Field(TrainerResources(), description="What the trainer's pod asks for.")
     cache: CacheOptions | None = Field(None, description="Where downloads are kept; left out: on the output claim.")
     token_secret: SecretKey | None = Field(None, description="The hub token, for gated and private repositories.")
+    tracking: TrackingOptions | None = Field(
+        None,
+        description="Experiment trackers that get the curves. They never stop or slow training.",
+        examples=[{"mlflow": {"uri": "http://mlflow.tracking.svc:5000", "experiment": "faq-bot"}}],
+    )
     pod: PodOptions = Field(PodOptions(), description="Further settings of the trainer's pod.")
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
         3, description="How often a failed trainer is restarted. Interruptions and the user's mistakes don't count."
@@ -292,8 +300,8 @@ class FineTuneJobSpec(ApiModel):
         return any(source.has_evaluation for source in self.dataset_sources)
 
     def published(self) -> dict[str, Any]:
-        """Return the spec on the wire without the fields that are PRIVATE, and without the destinations of pushes."""
-        wire = strip_private(self.to_wire())
+        """Return the spec on the wire without the fields that are UNPUBLISHED, and without the destinations of pushes."""
+        wire = {name: value for name, value in self.to_wire().items() if name not in UNPUBLISHED}
         del wire["output"]["push"]
         return wire
 

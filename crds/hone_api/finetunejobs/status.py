@@ -6,7 +6,7 @@ from pydantic import Field
 
 from hone_api.artifacts.manifest import ArtifactKind, BaseConfig
 from hone_api.artifacts.memory_estimate import Estimate
-from hone_api.artifacts.trainer_reports import Parameters, Progress
+from hone_api.artifacts.trainer_reports import Parameters, Progress, TrackerReports
 from hone_api.common import ApiModel, Conditions
 from hone_api.figures import Figures
 from hone_api.finetunejobs.push import MOST_DESTINATIONS
@@ -68,6 +68,9 @@ class FineTuneJobStatus(ApiModel):
     estimate: Estimate | None = Field(None, description="The device memory that a process is estimated to need.")
     metrics: Figures = Field(
         {}, description="Final metrics, such as trainLoss, evalLossBefore, evalLossAfter and trainRuntime (seconds)."
+    )
+    tracking: TrackerReports | None = Field(
+        None, description="Each tracker of spec.tracking: its run, and how much it has not received."
     )
     artifact: Artifact | None = Field(None, description="The result, once it is complete.")
     pushes: list[Push] = Field(

@@ -103,3 +103,5 @@ def _copy_final_report(message: TerminationMessage, status: Object) -> None:
         status["progress"] = message.progress.to_wire()
     if message.parameters:
         status["parameters"] = message.parameters.to_wire()
+    if message.tracking is not None:
+        status["tracking"] = [tracker.to_wire() for tracker in message.tracking]

@@ -137,6 +137,7 @@ def build_train_job(
     else:
         variables = add_token(variables, job.spec.token_secret)
         arguments += _add_secrets_and_certificates(volumes, job)
+    arguments += _add_tracker_secrets(volumes, job, arguments)
     groups = access.get_groups(gpus)
     pod = _build_pod(job, image, TRAINER, "run", arguments, variables, volumes, gpus=gpus, groups=groups)
     if nodes > 1:
@@ -290,6 +291,18 @@ def _add_secrets_and_certificates(volumes: Volumes, job: FineTuneJob) -> list[st
             path = f"{POD_CONFIG_MAPS}/{name}"
             volumes.add_config_map(f"certificates-{number}", name, path)
             arguments += ["--config-map", f"{name}={path}"]
+    return arguments
+
+
+def _add_tracker_secrets(volumes: Volumes, job: FineTuneJob, given: list[str]) -> list[str]:
+    """Mount the Secrets of experiment trackers that are not mounted yet, and return the trainer's arguments."""
+    arguments: list[str] = []
+    secrets = job.spec.tracking.secrets if job.spec.tracking else {}
+    for number, name in enumerate(dict.fromkeys(secrets.values())):
+        path = f"{POD_SECRETS}/{name}"
+        if f"{name}={path}" not in given:
+            volumes.add_all_of_secret(f"tracker-{number}", name, path)
+            arguments += ["--secret", f"{name}={path}"]
     return arguments
 
 

@@ -20,7 +20,7 @@ from hone_operator.objects.spec_fields import FieldDigests, have_fields_changed,
 MADE_FROM_ANNOTATION = "hone.dev/made-from"
 
 # The fields that may change after creation, and from which the pod template of a Job is made.
-CHANGEABLE = ("checkpoint", "resources", "cache", "token_secret", "pod")
+CHANGEABLE = ("checkpoint", "resources", "cache", "token_secret", "pod", "tracking")
 
 # The fields behind MADE_FROM_ANNOTATION with their defaults. Frozen: it describes Jobs that exist.
 _FIRST_DEFAULTS: Object = {

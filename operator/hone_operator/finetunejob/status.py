@@ -174,6 +174,8 @@ def _copy_report(report: ProgressReport | None, status: Object, now: datetime) -
         status["progress"] = _add_observed_time(report.progress, status.get("progress"), now)
     if report.parameters:
         status["parameters"] = report.parameters.to_wire()
+    if report.tracking is not None:
+        status["tracking"] = [tracker.to_wire() for tracker in report.tracking]
 
 
 def _add_observed_time(progress: Progress, before: Object | None, now: datetime) -> Object:
@@ -195,6 +197,8 @@ def build_progress_patch(owner: Object, report: ProgressReport, trainers: list[O
     if not well or not is_same or report.stage != before.get("stage") or report.progress is None:
         return None
     after = before | {"progress": _add_observed_time(report.progress, before.get("progress"), now)}
+    if report.tracking is not None:
+        after["tracking"] = [tracker.to_wire() for tracker in report.tracking]
     gpus = TrainerResources.model_validate(owner["spec"].get("resources") or {}).gpus
     update_attempts(after, trainers, child_names.TRAINER, gpus, now)
     return build_merge_patch(before, after)

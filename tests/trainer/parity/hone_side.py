@@ -11,6 +11,7 @@ from hone_trainer.inputs.manifest import JobInputs
 from hone_trainer.preparation.prepare import prepare
 from hone_trainer.progress.terminal import Terminal
 from hone_trainer.runtime.errors import classify_error
+from hone_trainer.tracking.trackers import Trackers
 from parity.learned import Case, Learned, read_batches
 from parity.tokenizing import TEMPLATES
 
@@ -46,7 +47,9 @@ def _learn(case: Case, model: Path, folder: Path) -> Learned:
     inputs = JobInputs(FineTuneJob.model_validate(document), {"data": claim, "model": model.parent}, {}, {})
     terminal = Terminal(shown=False)
     prepared = prepare(inputs, folder, terminal, device.detect_device())
-    run = pipeline.load_training_run(prepared, ProcessGroup(), inputs, folder, terminal)
+    run = pipeline.load_training_run(
+        prepared, ProcessGroup(), inputs, folder, terminal, Trackers(folder, inputs.job.spec, {})
+    )
     if run.metrics_log:
         run.metrics_log.close()
     return Learned(

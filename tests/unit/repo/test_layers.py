@@ -42,7 +42,7 @@ LAYERS = {
         config merging
         checks memory storage
         data models push
-        remote
+        remote tracking
         distributed inputs
         data.readers modelpack progress runtime
     """,
@@ -71,7 +71,7 @@ LAYERS = {
     "hone_cli": """
         __main__
         main
-        doctor
+        doctor tensorboard
         commands
         doctor.checks
         ui

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hone_api.artifacts.manifest import ArtifactManifest
-from hone_api.artifacts.trainer_reports import Parameters, Progress
+from hone_api.artifacts.trainer_reports import Parameters, Progress, TrackerReports
 from hone_api.common import ForeignModel
 from hone_api.reasons import CATALOGUE, INTERNAL_ERROR, HoneError
 
@@ -32,6 +32,7 @@ class WorkerResult(ForeignModel):
     killed: bool = False
     progress: Progress | None = None
     parameters: Parameters | None = None
+    tracking: TrackerReports | None = None
     manifest: ArtifactManifest | None = None
 
 
@@ -103,7 +104,8 @@ def make_node_result(own: WorkerResult, is_cause: bool, over: str) -> WorkerResu
     """Return this node's result: Interrupted when another node caused its failure. `over` is why the run is over."""
     if is_cause or not is_unclassified(own):
         return own
-    return WorkerResult(outcome="Interrupted", message=over, progress=own.progress, parameters=own.parameters)
+    known = {"progress": own.progress, "parameters": own.parameters, "tracking": own.tracking}
+    return WorkerResult(outcome="Interrupted", message=over, **known)
 
 
 def raise_failure(result: WorkerResult) -> None:

@@ -3,12 +3,20 @@
 Training writes it through `training.callbacks`; the termination message is made from it.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
 from hone_api.artifacts.manifest import ArtifactManifest
 from hone_api.artifacts.memory_estimate import Estimate
-from hone_api.artifacts.trainer_reports import ArtifactSummary, Parameters, Progress, ProgressReport, TerminationMessage
+from hone_api.artifacts.trainer_reports import (
+    ArtifactSummary,
+    Parameters,
+    Progress,
+    ProgressReport,
+    TerminationMessage,
+    TrackerReport,
+)
 from hone_api.layout import base_model_name
 
 Stage = Literal["Preparing", "Training", "Saving"]
@@ -23,10 +31,13 @@ class ProgressState:
         self.parameters: Parameters | None = None
         self.estimate: Estimate | None = None
         self.tokens = 0
+        self.read_trackers: Callable[[], list[TrackerReport] | None] = lambda: None
 
     def make_report(self) -> ProgressReport:
         """Return the body of `GET /progress`."""
-        return ProgressReport(stage=self.stage, progress=self.progress, parameters=self.parameters)
+        return ProgressReport(
+            stage=self.stage, progress=self.progress, parameters=self.parameters, tracking=self.read_trackers()
+        )
 
     def make_failed_message(self, reason: str, message: str) -> TerminationMessage:
         """Return the termination message of a failed run."""
@@ -62,7 +73,7 @@ class ProgressState:
 
     def _complete_message(self, message: TerminationMessage) -> TerminationMessage:
         known = {"progress": self.progress, "parameters": self.parameters, "estimate": self.estimate}
-        return message.model_copy(update=known)
+        return message.model_copy(update=known | {"tracking": self.read_trackers()})
 
 
 def format_now() -> str:

@@ -4,10 +4,12 @@ It is next to the artifact and not part of its digest, since it contains duratio
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hone_api.artifacts.manifest import ArtifactManifest
+from hone_api.artifacts.trainer_reports import TrackerReport
 from hone_api.finetunejobs.spec import FineTuneJobSpec, LoraOptions
 from hone_api.finetunejobs.training import TypedArguments
 from hone_api.io.durable_files import write_atomically
@@ -50,6 +52,7 @@ def collect_report(
     settings: list[dict[str, Any]],
     before: EvaluationResult,
     after: EvaluationResult,
+    tracking: Sequence[TrackerReport] = (),
 ) -> dict[str, Any]:
     """Return all that the report shows, as JSON values."""
     wire, file, log = manifest.to_wire(), prepared.file.to_wire(), _read_log(root / METRICS_LOG)
@@ -71,6 +74,7 @@ def collect_report(
         "warnings": prepared.file.all_warnings,
         "settings": settings,
         "memory": {"estimate": file["plan"].get("estimate"), "measured": find_memory_peaks(log)},
+        "tracking": [report.to_wire() for report in tracking],
         "versions": manifest.versions,
         "spec": manifest.spec,
         "log": log,

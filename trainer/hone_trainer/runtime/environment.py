@@ -1,5 +1,6 @@
 """Environment variables that must be set before torch and the hub's libraries are imported."""
 
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def set_up_environment(environ: MutableMapping[str, str], output: Path, gpus: in
     environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if not verbose:
         environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    # TRL imports it where it is installed, which takes a second; only a tracker's own process needs it.
+    sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]
     limit_devices(environ, gpus)
 
 

@@ -1,0 +1,96 @@
+"""The journal of tracked lines: each line once and in order, whatever was cut, repeated or read meanwhile."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hone_trainer.tracking.journal import Journal, JournalReader, count_entries
+from hone_trainer.tracking.process import describe
+from hone_trainer.tracking.record import RunRecord, SentState, keep_record, read_state, write_state
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def make_record(run: str, digest: str) -> RunRecord:
+    return RunRecord(run, "faq", {"hone.digest": digest}, {}, {}, None, 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    starts=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8), st.integers(0, 30)), max_size=5),
+)
+def test_a_journal_holds_each_step_once_whatever_was_repeated_or_cut(starts: list[tuple[int, int, int]]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.jsonl"
+        for resumed, steps, cut in starts:
+            reached = count_entries(path)
+            journal = Journal(path)
+            for step in range(min(resumed, reached), min(resumed, reached) + steps):
+                journal.add(step, step / 10, {"loss": float(step)})
+                journal.add(step, step / 10, {"loss": float(step)})
+            path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])
+        journal = Journal(path)
+        for step in range(60):
+            journal.add(step, step / 10, {"loss": float(step)})
+        entries = JournalReader(path).read_after(0)
+        assert [entry.step for entry in entries] == list(range(60))
+        assert journal.count == 60
+
+
+def test_training_and_evaluation_at_one_step_are_two_lines(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for values in ({"loss": 1.0}, {"eval_loss": 2.0}, {"loss": 1.0}, {"loss": float("nan")}, {}):
+        journal.add(5, 0.5, values)
+    assert [entry.values for entry in JournalReader(tmp_path / "journal.jsonl").read_after(0)] == [
+        {"loss": 1.0},
+        {"eval_loss": 2.0},
+    ]
+
+
+def test_a_reader_sees_only_complete_lines_of_a_growing_file(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal, reader = Journal(path), JournalReader(path)
+    journal.add(1, 0.1, {"loss": 1.0})
+    line = path.read_bytes()
+    assert [entry.step for entry in reader.read_after(0)] == [1]
+    with path.open("ab") as file:
+        file.write(line[:10])
+        file.flush()
+        assert reader.read_after(1) == []
+        file.write(line[10:])
+    assert [entry.step for entry in reader.read_after(1)] == [1]
+
+
+def test_a_full_disk_ends_the_journal_and_not_the_training(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    with Path("/dev/full").open("a", buffering=1) as journal._file, suppress(OSError):
+        journal.add(1, 0.1, {"loss": 1.0})
+        journal.add(2, 0.2, {"loss": 1.0})
+    assert "No space left" in journal.error
+    assert journal.count == 0
+
+
+def test_the_run_continues_while_its_tags_are_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "tracking"
+    first = keep_record(folder, make_record("a", "one"))
+    write_state(folder, "mlflow", SentState("a", "run", "http://x", 3))
+    assert keep_record(folder, make_record("b", "one")) == first
+    assert read_state(folder, "mlflow", first).sent == 3
+    other = keep_record(folder, make_record("c", "two"))
+    assert other.id == "c"
+    assert read_state(folder, "mlflow", other) == SentState("c")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", json.dumps({"run": 5}).encode(), b"\xff"])
+def test_a_damaged_state_counts_as_nothing_sent(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mlflow.json").write_bytes(content)
+    assert read_state(tmp_path, "mlflow", make_record("a", "one")) == SentState("a")
+
+
+def test_an_error_is_one_line_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2secret")
+    found = describe(ValueError("no login with\nhunter2secret" + "x" * 1000))
+    assert found.startswith("ValueError: no login with ***x")
+    assert len(found) == 300
