@@ -300,7 +300,7 @@ class FineTuneJobSpec(ApiModel):
         return any(source.has_evaluation for source in self.dataset_sources)
 
     def published(self) -> dict[str, Any]:
-        """Return the spec on the wire without the fields that are UNPUBLISHED, and without the destinations of pushes."""
+        """Return the spec on the wire without the UNPUBLISHED fields and without the destinations of pushes."""
         wire = {name: value for name, value in self.to_wire().items() if name not in UNPUBLISHED}
         del wire["output"]["push"]
         return wire
