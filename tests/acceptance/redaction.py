@@ -4,12 +4,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH", re.IGNORECASE)
-NO_SECRETS = ("TOKENIZERS_PARALLELISM",)
+SECRET_NAMES = re.compile(
+    r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|AUTH|COOKIE|CONNECTION_?STRING|CONN_?STR|API_?KEY|ACCESS_?KEY|"
+    r"(?:KEY|(?:^|_)(?:PASS|PWD|PAT|DSN|SAS|SIG))(?:_|\d*$)",
+    re.IGNORECASE,
+)
+# Names that look so, and hold no secret.
+NO_SECRETS = ("TOKENIZERS_PARALLELISM", "PWD", "OLDPWD")
 # Shorter values are not replaced: they occur in too much other text.
 SHORTEST = 6
 IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
-KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|ghp_[A-Za-z0-9]{8,})|(?<=Bearer )\S+")
+KNOWN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{8,}|gh[a-z]_[A-Za-z0-9]{8,}|github_pat_\w{8,}|glpat-[\w-]{8,}|"
+    r"wandb_v\d_\w{8,}|(?:AKIA|ASIA)[A-Z0-9]{16})|(?<=Bearer )\S+|"
+    r"(?<=[?&]X-Amz-Signature=)\w+|(?<=[?&]sig=)[\w%]+|(?<=[?&]X-Goog-Signature=)\w+"
+)
 
 
 def find_secrets(environ: Mapping[str, str]) -> dict[str, str]:

@@ -41,6 +41,13 @@ def placed(nodes: list[Node]) -> HoneError | None:
     return unplaced(*nodes)({"resources": {"gpus": 1}})
 
 
+def filtered(words: str) -> HoneError:
+    """Return the state of a pod that nodes with room are refused for by a rule of the scheduler."""
+    message = f"0/2 nodes are available: {words}. preemption: 0/2 nodes are available: 2 No preemption victims found."
+    facts = ClusterNodes((node(), node("gpu-2")))
+    return explain_unschedulable(unschedulable(message, **{GPU: "1"}), message, facts)
+
+
 def near_volume(gpus: tuple[int, ...] | None) -> HoneError | None:
     """Return the state of a pod whose volume is near the first of these nodes, which have so many GPUs."""
     pod = unschedulable(CONFLICT, **{GPU: "1"})

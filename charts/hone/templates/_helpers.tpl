@@ -78,8 +78,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- define "hone.podMetadata" -}}
 {{- $root := first . -}}
 {{- $own := include "hone.selector" $root | fromYaml | merge (dict "app.kubernetes.io/component" (last .)) -}}
+{{- $annotations := dict -}}
+{{- /* A sidecar that stays would keep a Job from its end. */}}
+{{- if eq (last .) "uninstall" -}}
+{{- $_ := set $own "sidecar.istio.io/inject" "false" -}}
+{{- $annotations = dict "sidecar.istio.io/inject" "false" "linkerd.io/inject" "disabled" -}}
+{{- end -}}
 labels: {{- include "hone.merge" (list (include "hone.commonLabels" $root | fromYaml) $root.Values.operator.podLabels $own) | nindent 2 }}
-{{- with $root.Values.operator.podAnnotations }}
+{{- with include "hone.merge" (list ($root.Values.operator.podAnnotations | default dict) $annotations) | fromYaml }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}

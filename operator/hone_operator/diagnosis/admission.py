@@ -27,12 +27,35 @@ _RESOURCE_OF_POLICY = re.compile(
     re.IGNORECASE,
 )
 _POLICY = re.compile(r"admission webhook|ValidatingAdmissionPolicy|validation error|denied the request", re.IGNORECASE)
+_DIRECTIONS = (
+    (
+        re.compile(
+            r"(?:higher|greater|larger|more) than|\bexceeds?\b|must be (?:less|lower|smaller) than|at most|"
+            r"too (?:high|large)",
+            re.IGNORECASE,
+        ),
+        "Lower",
+    ),
+    (
+        re.compile(r"(?:lower|less|smaller) than|below the minimum|at least|too (?:low|small)", re.IGNORECASE),
+        "Raise",
+    ),
+)
 _SECURITY = (
     "Set spec.pod.userAndGroup: Platform, and OpenShift chooses the user. Or let an administrator allow a "
     "ServiceAccount the constraint nonroot-v2, which takes Hone's user 65532 "
     "(`oc adm policy add-scc-to-user nonroot-v2 --serviceaccount NAME`), and set spec.pod.serviceAccountName: NAME."
 )
 _ADVICE = (
+    (
+        r"failed calling webhook",
+        "The webhook does not answer: whoever runs it has to repair it. Nothing has to be changed here; the operator "
+        "tries again.",
+    ),
+    (
+        r"status unknown for quota|etcdserver: (?:request timed out|leader changed)|the object has been modified",
+        "Nothing has to be changed: the API server was busy, and the operator or a controller tries again.",
+    ),
     (r"security context constraint", _SECURITY),
     (
         r"violates PodSecurity",
@@ -61,11 +84,6 @@ _ADVICE = (
         r"\bcannot (?:create|patch|update|delete|get) resource\b",
         "Give the operator this right: `helm upgrade` of the release restores its roles. With rbac.create: false, "
         "whoever made the roles has to add it.",
-    ),
-    (
-        r"failed calling webhook",
-        "The webhook does not answer: whoever runs it has to repair it. Nothing has to be changed here; the operator "
-        "tries again.",
     ),
 )
 _LABELS_OF_PODS = (
@@ -107,4 +125,9 @@ def _advise_on_policy(message: str) -> str | None:
         name = (one["name"] or one["resource"]).lower().replace(" ", "-")
         kind = (one["kind"] or ("limits" if "limit" in one["kinds"].lower() else "requests")).lower()
         fields[find_resource_field(kind, name)] = None
-    return f"The policy requires containers to declare their resources: set {join_fields(fields)}." if fields else None
+    if not fields:
+        return None
+    for pattern, verb in _DIRECTIONS:
+        if pattern.search(message):
+            return f"{verb} {join_fields(fields)}, or ask whoever runs the policy to change its limit."
+    return f"The policy requires containers to declare their resources: set {join_fields(fields)}."

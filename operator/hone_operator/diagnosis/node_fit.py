@@ -7,11 +7,13 @@ nodes.
 import operator
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hone_api.gpucheck import RESOURCE
 from hone_api.gpus import is_gpu_resource
 from hone_api.schema.manifests import quote_text
+from hone_api.taints import OUT_OF_SERVICE, find_node_phase
 
 from hone_operator.diagnosis.gpus import read_gpu_labels
 from hone_operator.diagnosis.nodes import DEVICE_CLASS_PREFIX, Node, Taint
@@ -32,13 +34,19 @@ _LABELLERS = re.compile(r"(?:beta\.)?amd\.com/gpu\.([a-z-]+)")
 
 @dataclass(frozen=True)
 class PodRequirements:
-    """The resources and rules by which a pod selects a node."""
+    """The resources and rules by which a pod selects a node.
+
+    `added`: of `resources`, the amounts that native sidecars and the overhead of a RuntimeClass add. `initial`: the
+    resources of which the pod's init containers need more than its containers.
+    """
 
     resources: dict[str, float] = field(default_factory=dict)
     tolerations: list[Object] = field(default_factory=list)
     node_selector: dict[str, str] = field(default_factory=dict)
     node_terms: list[Object] = field(default_factory=list)
     gpu_resource: str = ""
+    added: dict[str, float] = field(default_factory=dict)
+    initial: frozenset[str] = frozenset()
 
     @property
     def gpu(self) -> str | None:
@@ -63,20 +71,47 @@ class UnmetRequirement:
 
 def read_pod_requirements(pod: Object) -> PodRequirements:
     spec = pod["spec"]
-    resources: dict[str, float] = defaultdict(float)
-    for container in spec["containers"]:
-        for name, quantity in ((container.get("resources") or {}).get("requests") or {}).items():
-            resources[name] += parse_number(quantity)
+    containers = _add_up(_read_requests(container) for container in spec["containers"])
+    sidecars: dict[str, float] = {}
+    peaks: dict[str, float] = {}
+    for container in spec.get("initContainers") or []:
+        there = _add_up([sidecars, _read_requests(container)])
+        if container.get("restartPolicy") == "Always":  # a native sidecar, which stays
+            sidecars = there
+        peaks = {name: max(there.get(name, 0), peaks.get(name, 0)) for name in (*peaks, *there)}
+    overhead = {name: parse_number(quantity) for name, quantity in (spec.get("overhead") or {}).items()}
+    running = _add_up([containers, sidecars])
+    resources = _add_up(
+        [{name: max(running.get(name, 0), peaks.get(name, 0)) for name in (*running, *peaks)}, overhead]
+    )
+    # Of the pod as a whole, these replace what its containers request.
+    resources |= _add_up([_read_requests(spec), overhead]) if _read_requests(spec) else {}
     variables = [variable for container in spec["containers"] for variable in container.get("env") or []]
     affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
     return PodRequirements(
-        dict(resources),
+        resources,
         spec.get("tolerations") or [],
         spec.get("nodeSelector") or {},
         required.get("nodeSelectorTerms") or [],
         next((str(variable.get("value")) for variable in variables if variable["name"] == RESOURCE), ""),
+        _add_up([sidecars, overhead]),
+        frozenset(name for name, peak in peaks.items() if peak > running.get(name, 0)),
     )
+
+
+def _read_requests(holder: Object) -> dict[str, float]:
+    """Return the requests of a container, or of a pod as a whole."""
+    requests = (holder.get("resources") or {}).get("requests") or {}
+    return {name: parse_number(quantity) for name, quantity in requests.items()}
+
+
+def _add_up(amounts: Iterable[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = defaultdict(float)
+    for each in amounts:
+        for name, amount in each.items():
+            total[name] += amount
+    return dict(total)
 
 
 def find_unmet_requirements(node: Node, demand: PodRequirements) -> list[UnmetRequirement]:
@@ -92,7 +127,7 @@ def find_unmet_requirements(node: Node, demand: PodRequirements) -> list[UnmetRe
     taints = [
         taint for taint in node.taints if taint.key not in reported and not taint.is_tolerated(demand.tolerations)
     ]
-    found += [_explain_taint(taint) for taint in taints]
+    found += [_explain_taint(taint, node.name) for taint in taints]
     missing = [
         _describe_missing_label(node, *item)
         for item in demand.node_selector.items()
@@ -112,15 +147,17 @@ def find_unmet_requirements(node: Node, demand: PodRequirements) -> list[UnmetRe
             found.append(
                 UnmetRequirement(
                     f"has {format_resource_amount(name, has)}",
-                    f"Lower {find_request_field(name, demand.gpu)}, or add nodes.",
+                    f"Lower {find_request_field(name, demand)}, or add nodes.",
                 )
             )
     return found
 
 
-def find_request_field(resource: str, gpu: str | None) -> str:
-    """Return the field of the object that sets a request. `gpu`: the resource that spec.resources.gpus counts."""
-    if resource == gpu:
+def find_request_field(resource: str, demand: PodRequirements) -> str:
+    """Return the field of the object that sets a request."""
+    if resource in demand.initial:
+        return f"the request of {resource} in spec.pod.initContainers"
+    if resource == demand.gpu:
         return "spec.resources.gpus"
     if resource in ("cpu", "memory"):
         return f"spec.resources.{resource}"
@@ -149,8 +186,22 @@ def _matches_expression(labels: dict[str, str], requirement: Object) -> bool:
     return how in _COMPARE and len(numbers) == 2 and bool(_COMPARE[how](*numbers))
 
 
-def _explain_taint(taint: Taint) -> UnmetRequirement:
+def _explain_taint(taint: Taint, node: str) -> UnmetRequirement:
     text = f"has taint {taint}"
+    if taint.key == OUT_OF_SERVICE:
+        return UnmetRequirement(
+            text,
+            f"Run `kubectl taint node {node} {OUT_OF_SERVICE}-` once the node works again: a person set the taint.",
+        )
+    phase = find_node_phase(taint.key)
+    if phase == "starting":
+        return UnmetRequirement(
+            text,
+            "Nothing to do: the node is being prepared. If the taint stays, look at the pods of the program that "
+            "removes it, such as the network or storage driver.",
+        )
+    if phase == "leaving":
+        return UnmetRequirement(text, "Nothing to do: the node is being removed, and the pod has to wait for another.")
     if taint.key.startswith(CONDITION_TAINT_PREFIX):
         return UnmetRequirement(text, f"Kubernetes removes {taint.key} when the node's condition is over.")
     if taint.key == REPARTITIONING_TAINT:

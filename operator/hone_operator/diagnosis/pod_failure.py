@@ -25,7 +25,7 @@ from hone_api.reasons import (
     Reason,
 )
 
-from hone_operator.diagnosis import volumes
+from hone_operator.diagnosis import container_start, volumes
 from hone_operator.diagnosis.pod_state import get_phase, get_terminated_state
 from hone_operator.objects.child_names import PUSH
 from hone_operator.objects.resources import Object, find_condition
@@ -41,6 +41,8 @@ MAX_QUOTED_CHARACTERS = 500
 # Names of the containers that do the work.
 WORKING_CONTAINERS = frozenset({"trainer", "prepare", "push", "engine"})
 _KILLED_EXIT_CODE = 137
+# That of containerd for a container whose process it finds gone.
+_LOST_EXIT_CODE = 255
 _LIMITS = {
     'emptydir volume "shm"': "spec.resources.sharedMemory",
     "ephemeral": "spec.resources.limits.ephemeral-storage",
@@ -49,6 +51,10 @@ _LIMITS = {
 _SHORT_OF = re.compile(r"node was low on resource: (?P<resource>[\w-]+)")
 _USED = re.compile(
     r"Container (?P<container>\S+) was using (?P<used>[^,\s]+), (?:request is|which exceeds its request of)"
+)
+_ONE_NUMA_NODE = (
+    "The kubelet gives the pod only GPUs, CPUs and memory of one NUMA node: lower spec.resources.gpus and "
+    "spec.resources.cpu to what one has, or ask whoever runs the node to set topologyManagerPolicy: best-effort."
 )
 # Reasons of a pod's status other than a refusal of the kubelet to admit it.
 _KUBELETS_OWN = frozenset({"Evicted", "NodeShutdown", "Terminated", "Shutdown", "DeadlineExceeded", "NodeLost"})
@@ -95,18 +101,42 @@ def _explain_end(pod: Object, container: str, state: Object, message: Terminatio
         return message.reason if message.reason in CATALOGUE else INTERNAL_ERROR.name, text
     if disruption:
         return _get_reason_and_sentence(disruption)
-    status = pod.get("status") or {}
+    status, left = pod.get("status") or {}, " ".join((state.get("message") or "").split())
+    if state.get("reason") in container_start.START_FAILURES:
+        text = f"{state['reason']}: {left[:MAX_QUOTED_CHARACTERS]}"
+        return _get_reason_and_sentence(HoneError(POD_NOT_STARTED, text, remedy=container_start.advise_on_start(left)))
+    if _was_lost(state):
+        return _get_reason_and_sentence(_explain_lost_container(pod))
     if not state and status.get("reason"):
         text = f"{status['reason']}: {status.get('message', '')}"
         if is_rejected(pod):
-            return _get_reason_and_sentence(HoneError(POD_REJECTED, f"Node {pod['spec'].get('nodeName')}: {text}"))
+            found = f"Node {pod['spec'].get('nodeName')}: {text}"
+            remedy = _ONE_NUMA_NODE if status["reason"] == "TopologyAffinityError" else None
+            return _get_reason_and_sentence(HoneError(POD_REJECTED, found, remedy=remedy))
         return _get_reason_and_sentence(HoneError(POD_NOT_STARTED, text))
     code = state.get("exitCode")
     how = "was killed" if code == _KILLED_EXIT_CODE else f"ended with exit code {code}"
-    left = " ".join((state.get("message") or "").split())[-MAX_QUOTED_CHARACTERS:]
     who = "push" if container == PUSH else "trainer"
-    text = f"left a message that is not the {who}'s: {left}" if left else "left no message"
+    text = f"left a message that is not the {who}'s: {left[-MAX_QUOTED_CHARACTERS:]}" if left else "left no message"
     return _get_reason_and_sentence(HoneError(INTERNAL_ERROR, f"The {who} {how} and {text}"))
+
+
+def _was_lost(state: Object) -> bool:
+    """Return whether the kubelet or containerd only guesses that the container ended, as after a node's restart."""
+    return state.get("reason") == "ContainerStatusUnknown" or (
+        state.get("reason") == "Unknown" and state.get("exitCode") == _LOST_EXIT_CODE and not state.get("message")
+    )
+
+
+def _explain_lost_container(pod: Object) -> HoneError:
+    node = pod["spec"].get("nodeName")
+    return HoneError(
+        NODE_LOST,
+        f"Node {node} lost the container: the node or its container runtime was restarted, and how the container ended "
+        "is not known",
+        remedy=f"Look at `kubectl describe node {node}` and at the node's journal for why it restarted. Another pod "
+        "continues from the newest checkpoint; backoffLimit counts this one.",
+    )
 
 
 def is_rejected(pod: Object) -> bool:

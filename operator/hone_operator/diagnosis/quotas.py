@@ -16,12 +16,20 @@ _RATIO = re.compile(r"(?P<name>[\w./-]{1,316}) max limit to request ratio per \w
 _EXCEEDED = re.compile(r"exceeded quota: [^,]*, requested: (?P<asked>.*?), used: ")
 _ASKED = re.compile(r"(?:^|,)(?P<name>[^=,]+)=")
 _MUST_SPECIFY = re.compile(r"failed quota: [^:]*: must specify (?P<names>.*)")
+_FOR_CONTAINERS = re.compile(r" for: ([^;]*)")
 _QUOTA_RESOURCE = re.compile(r"\b(?P<kind>limits|requests)\.(?P<name>[a-z0-9./-]+)|\b(?P<short>cpu|memory)\b")
 _OF_CONTAINERS = re.compile(
     r"(?:(?P<kind>limits|requests)\.)?(?P<name>cpu|memory|ephemeral-storage|hugepages-\w{1,20}|[\w.-]{1,253}/[\w.-]{1,63})"
 )
 _STORAGE = "spec.output.storage.size"
-_GPU, _GPUS = "amd.com/gpu", "spec.resources.gpus"
+_GPUS = "spec.resources.gpus"
+# Devices that spec.resources.gpuResource may name, and quotas on claims for devices. amd.com/nic is none of them.
+_DEVICES = re.compile(
+    r"amd\.com/(?:gpu|[sdtqc]px_nps\d+)|nvidia\.com/.+|[\w.-]{1,253}/gpu|deviceclass\.resource\.kubernetes\.io/.+|"
+    r"[\w.-]{1,253}\.deviceclass\.resource\.k8s\.io/devices"
+)
+# Hone's own containers, of trainers and engines.
+CONTAINERS = frozenset({"trainer", "prepare", "engine", "check", "guard", "download", "place", "adapters"})
 _FIXED = f" A FineTuneJob's {_GPUS} can't change: apply it under another name."
 
 
@@ -32,7 +40,7 @@ def advise_on_quota(message: str) -> str | None:
 
 def find_resource_field(kind: str, name: str) -> str:
     """Return the field of the object that sets a container's request or limit (`kind`) of this resource."""
-    if name == _GPU:
+    if _DEVICES.fullmatch(name):
         return _GPUS
     if name in ("cpu", "memory") and (kind, name) != ("limits", "cpu"):
         return f"spec.resources.{name}"
@@ -57,10 +65,17 @@ def _advise_on_missing(message: str) -> str | None:
     )
     if not fields:
         return None
-    return (
+    remedy = (
         f"The quota requires every container to declare its resources: set {join_fields(fields)}, or give the "
         "namespace a LimitRange with defaults."
     )
+    lacking = dict.fromkeys(
+        name.strip() for one in _FOR_CONTAINERS.finditer(found["names"]) for name in one[1].split(",")
+    )
+    others = [name for name in lacking if name and name not in CONTAINERS]
+    if not others:
+        return remedy
+    return f"{remedy} spec.resources does not reach {join_fields(others)}: the LimitRange, or whoever adds that, does."
 
 
 def _advise_on_range(message: str) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from hone_api.gpus import is_gpu_resource
 from hone_api.reasons import UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
+from hone_operator.diagnosis import scheduler_filters
 from hone_operator.diagnosis.node_fit import (
     PodRequirements,
     UnmetRequirement,
@@ -34,7 +35,7 @@ WAIT_REMEDY = (
 
 # The end of the message is about preemption, which no user can influence.
 _PREEMPTION = re.compile(
-    r"\.? (?:no new claims to deallocate|still not schedulable), preemption: .*|(?<=found)\. not found$"
+    r"\.? (?:(?:no new claims to deallocate|still not schedulable), )?preemption: .*|(?<=found)\. not found$"
 )
 _SHORT = re.compile(r"Insufficient [\w./-]+|Too many pods|cannot allocate all claims")
 # The scheduler reports this only about nodes with room: it checks volumes after resources.
@@ -45,7 +46,8 @@ _ELSEWHERE = re.compile(
 _UNBOUND = re.compile(
     r"unbound immediate PersistentVolumeClaims|persistentvolumeclaim \"|persistentvolume \"|"
     r"didn't find available persistent volumes to bind|did not have enough free storage|"
-    r"bound to non-existent|ephemeral volume controller|PersistentVolumeClaim is (?:lost|being deleted)",
+    r"\"VolumeBinding\"|bound to non-existent|ephemeral volume controller|"
+    r"PersistentVolumeClaim is (?:lost|being deleted)",
     re.IGNORECASE,
 )
 
@@ -61,15 +63,16 @@ def explain_unschedulable(pod: Object, message: str, cluster: ClusterNodes | Non
     if node := (pod.get("status") or {}).get("nominatedNodeName"):
         found = f"{message}. Pods of lower priority are being removed from {node} to make room"
         return HoneError(UNSCHEDULABLE, found, remedy="Nothing to do: the pod starts when they have ended.")
+    by_filter = scheduler_filters.advise_on_filter(message)
     if cluster is None:
-        return HoneError(UNSCHEDULABLE, message)
+        return HoneError(UNSCHEDULABLE, message, remedy=by_filter)
     demand, short = read_pod_requirements(pod), _SHORT.search(message) is not None
     # Many of a thousand waiting pods have the same demand.
     key = (repr(demand), short)
     if key not in cluster.diagnoses:
         cluster.diagnoses[key] = _compare_nodes(demand, short, cluster)
     found, remedy = cluster.diagnoses[key]
-    return HoneError(UNSCHEDULABLE, f"{message}. {found}" if found else message, remedy=remedy)
+    return HoneError(UNSCHEDULABLE, f"{message}. {found}" if found else message, remedy=remedy or by_filter)
 
 
 def _explain_unreachable_volume(pod: Object, elsewhere: int, cluster: ClusterNodes | None) -> tuple[str, str]:
@@ -112,7 +115,7 @@ def _compare_nodes(demand: PodRequirements, short: bool, cluster: ClusterNodes) 
         return "The cluster has no nodes", "Add nodes."
     if too_much := _find_excessive_requests(demand, cluster.nodes):
         lower = " and ".join(
-            f"{find_request_field(name, gpu)} to {format_quantity(name, most)} or less"
+            f"{find_request_field(name, demand)} to {format_quantity(name, _subtract(most, name, demand))} or less"
             for name, most in too_much.items()
         )
         asks = " and ".join(format_resource_amount(name, demand.resources[name]) for name in too_much)
@@ -132,6 +135,11 @@ def _compare_nodes(demand: PodRequirements, short: bool, cluster: ClusterNodes) 
     remedies = dict.fromkeys(obstacle.remedy for obstacle in judged[0][1])
     nearest = "; ".join(_describe_node(*item) for item in judged[:MAX_NODES])
     return f"The nodes that come nearest: {nearest}", " ".join(remedies)
+
+
+def _subtract(most: float, name: str, demand: PodRequirements) -> float:
+    """Return how much the spec may request where a node has `most`: sidecars and overhead need their part."""
+    return max(0.0, most - (0.0 if name in demand.initial else demand.added.get(name, 0.0)))
 
 
 def _has_no_gpu(node: Node, gpu: str | None) -> bool:

@@ -245,9 +245,38 @@ def test_pods_of_the_operator_and_of_the_uninstallation_have_the_given_metadata(
         "Deployment": "operator",
         "Job": "uninstall",
     }
+    assert pods["Deployment"]["annotations"] == given
     for each in pods.values():
-        assert each["annotations"] == given
+        assert given.items() <= each["annotations"].items()
         assert each["labels"]["sidecar.istio.io/inject"] == "false"
+
+
+@pytest.mark.parametrize("asked", [{}, {"sidecar.istio.io/inject": "true", "linkerd.io/inject": "enabled"}])
+def test_no_sidecar_of_a_mesh_keeps_the_uninstallation_from_its_end(
+    control_plane: None, tmp_path: Path, asked: Object
+) -> None:
+    (job,) = (
+        found
+        for found in render(tmp_path, {"operator": {"podLabels": asked, "podAnnotations": asked}})
+        if found["kind"] == "Job"
+    )
+    metadata = job["spec"]["template"]["metadata"]
+    assert metadata["labels"]["sidecar.istio.io/inject"] == "false"
+    assert metadata["annotations"]["sidecar.istio.io/inject"] == "false"
+    assert metadata["annotations"]["linkerd.io/inject"] == "disabled"
+
+
+def test_default_images_name_their_registry(control_plane: None, tmp_path: Path) -> None:
+    images = [
+        variable["value"]
+        for found in render(tmp_path, {})
+        if found["kind"] == "Deployment"
+        for variable in found["spec"]["template"]["spec"]["containers"][0]["env"]
+        if variable["name"].endswith("_IMAGE")
+    ]
+    assert len(images) == 4
+    for image in images:
+        assert "." in image.partition("/")[0], f"CRI-O does not complete {image}"
 
 
 def test_pods_that_are_not_ready_block_no_drain(control_plane: None, tmp_path: Path) -> None:

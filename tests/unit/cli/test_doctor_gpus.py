@@ -16,6 +16,7 @@ from doctor_nodes import (
     node,
 )
 from hone_cli.doctor.checks import gpu_drivers, gpus, nodes
+from hone_cli.doctor.checks.cluster_facts import read_devices
 from hone_cli.doctor.checks.findings import Finding, Unread, find_exit_code
 
 CLASS = ("gpu.amd.com",)
@@ -288,3 +289,21 @@ def test_ten_thousand_nodes_are_a_summary() -> None:
     found = check(facts(*many))
     assert sum(len(finding.message) + len(finding.remedy) for finding in found.values()) < 2_500
     assert "and 9997 more" in found["nodes"].message
+
+
+@pytest.mark.parametrize("key", ["ToBeDeletedByClusterAutoscaler", "karpenter.sh/unregistered"])
+def test_nodes_that_come_or_go_are_reported_without_a_toleration(key: str) -> None:
+    found = check(facts(node("gpu-1", taints=[{"key": key, "effect": "NoSchedule"}])))["taints"]
+    assert found.status == "warning"
+    assert f"gpu-1 ({key}:NoSchedule)" in found.message
+    assert "toleration" not in found.remedy
+
+
+def test_a_slice_that_its_driver_has_replaced_is_not_counted() -> None:
+    def slice_of(generation: int, *names: str) -> dict[str, Any]:
+        pool = {"name": "gpu-1", "generation": generation, "resourceSliceCount": 1}
+        devices = [{"name": name} for name in names]
+        return {"spec": {"driver": "gpu.amd.com", "nodeName": "gpu-1", "pool": pool, "devices": devices}}
+
+    assert len(read_devices([slice_of(1, "gpu-0", "gpu-1"), slice_of(2, "gpu-0")])) == 1
+    assert len(read_devices([slice_of(2, "gpu-0"), slice_of(2, "gpu-1")])) == 2

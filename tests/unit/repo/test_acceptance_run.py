@@ -112,6 +112,43 @@ def test_what_is_sent_back_is_redacted(text: str, expected: str) -> None:
     assert redaction.redact(text, environ) == expected
 
 
+@pytest.mark.parametrize(
+    "name",
+    "HF_TOKEN WANDB_API_KEY AWS_SECRET_ACCESS_KEY KAGGLE_KEY OPENAI_KEY NGC_KEY AZURE_STORAGE_KEY SSH_KEY_1 GITHUB_PAT "
+    "MYSQL_PWD DB_PASS SENTRY_DSN AZURE_STORAGE_CONNECTION_STRING AZURE_SAS SESSION_COOKIE GPG_PASSPHRASE".split(),
+)
+def test_a_variable_that_may_hold_a_secret_stays_out_of_steps_and_report(name: str) -> None:
+    environ = {name: SECRET, "PATH": "/bin"}
+    assert redaction.find_secrets(environ) == {name: SECRET}
+    assert SECRET not in redaction.redact(f"it prints {SECRET}", environ)
+
+
+@pytest.mark.parametrize(
+    "name",
+    "PATH PWD OLDPWD HOME HIP_VISIBLE_DEVICES HSA_XNACK TOKENIZERS_PARALLELISM KEYBOARD PYTHONPATH NCCL_DEBUG LANG "
+    "PYTORCH_ALLOC_CONF XDG_DATA_DIRS SIGNAL PATTERN TERM".split(),
+)
+def test_a_variable_that_steps_need_is_passed_on(name: str) -> None:
+    assert redaction.find_secrets({name: "value-of-it"}) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "github_pat_11ABCDEFG0aBcDeFgHiJkL",
+        "gho_16C7e42F292c6912E7710c838347Ae178B4a",
+        "glpat-abcdefghijklmnop",
+        "AKIAIOSFODNN7EXAMPLE",
+        "https://b.s3.amazonaws.com/m?X-Amz-Signature=abcdef0123",
+        "https://a.blob.core.windows.net/m?sv=1&sig=abc%2Bdef",
+    ],
+)
+def test_a_credential_that_can_be_recognized_is_redacted(text: str) -> None:
+    found = redaction.redact(f"GET {text} 200", {})
+    assert found.startswith("GET ")
+    assert found.endswith("*** 200")
+
+
 def test_a_result_that_was_cut_short_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "result").write_text('{"status": "pass')
     assert read_result(tmp_path / "result", 0, 5)["status"] == "failed"

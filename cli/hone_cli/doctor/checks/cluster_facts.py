@@ -125,9 +125,14 @@ def read_taints(found: Iterable[Object] | None) -> tuple[Taint, ...]:
 def read_devices(slices: Iterable[Object]) -> tuple[Device, ...]:
     """Reduce ResourceSlices of any version of the API to the devices of AMD's driver."""
     found = []
-    for each in slices:
-        spec = each.get("spec") or {}
-        if spec.get("driver") != DRIVER:
+    specs = [spec for each in slices if (spec := each.get("spec") or {}).get("driver") == DRIVER]
+    newest: dict[str, int] = {}
+    for spec in specs:
+        name, generation = _read_pool(spec)
+        newest[name] = max(generation, newest.get(name, generation))
+    for spec in specs:
+        name, generation = _read_pool(spec)
+        if generation < newest[name]:  # a slice that its driver has replaced, and not yet removed
             continue
         for device in spec.get("devices") or []:
             inner = device.get("basic") or device  # v1beta1 has the attributes one level deeper
@@ -152,6 +157,12 @@ def find_properties(node: Node, name: str) -> list[str]:
         return [single]
     prefixes = (f"amd.com/gpu.{name}.", f"beta.amd.com/gpu.{name}.")
     return sorted({label.removeprefix(p) for label in node.labels for p in prefixes if label.startswith(p)})
+
+
+def _read_pool(spec: Object) -> tuple[str, int]:
+    """Return name and generation of a slice's pool. Without a name, each node is a pool."""
+    pool = spec.get("pool") or {}
+    return str(pool.get("name") or spec.get("nodeName") or ""), int(pool.get("generation") or 0)
 
 
 def _read_text(attributes: Object, name: str) -> str:

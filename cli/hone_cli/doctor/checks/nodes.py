@@ -1,6 +1,7 @@
 """Check nodes: whether they exist, are ready, and accept pods. Pure."""
 
 from hone_api.schema.manifests import quote_text
+from hone_api.taints import find_node_phase
 
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Node, Taint
 from hone_cli.doctor.checks.findings import Finding, Unread, count_nodes, join_names, report_unread
@@ -22,7 +23,8 @@ def check_nodes(facts: ClusterFacts) -> list[Finding]:
 
 def needs_toleration(taint: Taint) -> bool:
     """Return whether the user has to tolerate the taint in spec.pod.tolerations."""
-    return taint.key not in (TOLERATED, *AMDS) and not taint.key.startswith(BY_CONDITION)
+    is_passing = taint.key.startswith(BY_CONDITION) or find_node_phase(taint.key)
+    return taint.key not in (TOLERATED, *AMDS) and not is_passing
 
 
 def _check_readiness(nodes: tuple[Node, ...]) -> Finding:
@@ -51,9 +53,7 @@ def _check_taints(nodes: tuple[Node, ...]) -> list[Finding]:
         for taint in filter(needs_toleration, node.taints):
             tainted.setdefault(taint, []).append(node.name)
     if not tainted:
-        return (
-            [Finding("taints", "ok", "No node with AMD GPUs has a taint that must be tolerated")] if with_gpus else []
-        )
+        return [_report_tolerated(with_gpus)] if with_gpus else []
     found = "; ".join(
         f"{taint} on {count_nodes(len(names))} ({join_names(names)})"
         for taint, names in sorted(tainted.items(), key=lambda item: -len(item[1]))
@@ -67,6 +67,21 @@ def _check_taints(nodes: tuple[Node, ...]) -> list[Finding]:
             f"To run on these nodes, set spec.pod.tolerations: [{tolerations}].",
         )
     ]
+
+
+def _report_tolerated(nodes: list[Node]) -> Finding:
+    """Return the finding where no taint has to be tolerated; nodes that come or go take no pods all the same."""
+    message = "No node with AMD GPUs has a taint that must be tolerated"
+    passing = {node.name: taint for node in nodes for taint in node.taints if find_node_phase(taint.key)}
+    if not passing:
+        return Finding("taints", "ok", message)
+    found = ", ".join(sorted(f"{name} ({taint})" for name, taint in passing.items()))
+    return Finding(
+        "taints",
+        "warning",
+        f"{message}; {count_nodes(len(passing))} being prepared or removed by the cluster: {found}",
+        "Wait, or look at the program that sets the taint, if it stays.",
+    )
 
 
 def _write_toleration(taint: Taint) -> str:

@@ -20,13 +20,19 @@ SHARED = (
     "spectrumscale",
     "beegfs",
     "juicefs",
+    "fss.csi.oraclecloud.com",
+    "manila.csi.openstack.org",
+    "csi-vast",
+    "powerscale",
 )
 # Parts of the names of provisioners whose file systems one node at a time can mount (ReadWriteOnce).
 SINGLE = (
     "local-path",
     "hostpath",
     "no-provisioner",
-    "ebs.csi.aws.com",
+    "ebs.csi.",  # also ebs.csi.eks.amazonaws.com, of EKS Auto Mode
+    "blockvolume.csi.oraclecloud.com",
+    "dobs.csi.digitalocean.com",
     "disk.csi.azure.com",
     "pd.csi.storage.gke.io",
     "cinder.csi.openstack.org",

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import remedy_fields
+import remedy_platforms
 import remedy_services
 from hone_api.reasons import CATALOGUE, HoneError
 from hone_api.schema.validation import validate_object
@@ -18,7 +19,8 @@ BASES: dict[str, dict[str, Any]] = {
     "FineTuneJob": job_object()["spec"] | {"resources": {"gpus": 0}},
     "InferenceService": service_object()["spec"],
 }
-BY_FIELDS = [*remedy_fields.FIELDS, *remedy_services.FIELDS, *OF_CATALOGUE]
+BY_FIELDS = [*remedy_fields.FIELDS, *remedy_services.FIELDS, *remedy_platforms.FIELDS, *OF_CATALOGUE]
+ALL_WORLDS = [*WORLDS, *remedy_platforms.WORLDS]
 
 
 def manifest(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def test_the_fields_that_a_remedy_names_end_the_failure(case: Field) -> None:
     assert again is None, again.sentence()
 
 
-@pytest.mark.parametrize("case", WORLDS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL_WORLDS, ids=lambda case: case.name)
 def test_a_remedy_outside_the_object_names_what_to_change_and_that_ends_the_failure(case: World) -> None:
     error = provoked(case)
     for name in case.named:
@@ -57,7 +59,7 @@ def test_a_remedy_outside_the_object_names_what_to_change_and_that_ends_the_fail
         assert again is None, again.sentence()
 
 
-REMEDIES = [provoked(case).remedy for case in (*BY_FIELDS, *WORLDS)]
+REMEDIES = [provoked(case).remedy for case in (*BY_FIELDS, *ALL_WORLDS)]
 
 
 @pytest.mark.parametrize("text", operator_remedies(), ids=lambda text: text.replace("\0", "_")[:60])

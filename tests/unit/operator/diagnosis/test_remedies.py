@@ -20,7 +20,7 @@ COMMAND = re.compile(r"`((?:kubectl|hone|oc) [^`]*)`")
 DELETES = re.compile(r"(kubectl delete [a-z]+)")
 FILE = re.compile(r"\bdocs/[\w/-]+\.md\b")
 VERBS = {
-    "kubectl": {"cordon", "delete", "describe", "edit", "get", "logs", "patch", "rollout", "uncordon"},
+    "kubectl": {"cordon", "delete", "describe", "edit", "get", "logs", "patch", "rollout", "taint", "uncordon"},
     "hone": {"plan", "validate"},
     "oc": {"adm"},
 }

@@ -254,8 +254,8 @@ def test_the_three_nearest_nodes_are_named_those_with_gpus_first() -> None:
 
 
 def test_other_messages_of_the_scheduler_get_no_addition() -> None:
-    said = explain("0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules." + TAIL, ONE, node())
-    assert said.startswith("0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. Lower")
+    said = explain("0/1 nodes are available: 1 node(s) broke a rule of another scheduler." + TAIL, ONE, node())
+    assert said.startswith("0/1 nodes are available: 1 node(s) broke a rule of another scheduler. Lower")
 
 
 def test_a_cluster_without_nodes() -> None:
