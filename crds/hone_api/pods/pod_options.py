@@ -36,11 +36,14 @@ RESERVED_VARIABLES = (
     *("MASTER_ADDR", "MASTER_PORT", ADMIN_TOKEN_FILE_ENV, "HONE_POD_UID"),
 )
 
-# Names of the volumes of Hone's pods, in addition to those that begin with `claim-`.
-RESERVED_VOLUMES = ("tmp", "shm", "manifest", "dataset", "served", "cache", "api-key", "adapters")
+# Names of the volumes of Hone's pods, in addition to those that begin with `claim-`, and to NUMBERED_VOLUMES.
+RESERVED_VOLUMES = ("tmp", "shm", "manifest", "dataset", "served", "cache", "downloaded", "api-key", "adapters")
+NUMBERED_VOLUMES = r"^(source-)?(secret|certificates|tracker)-[0-9]+$"
 
 # Names of Hone's own containers.
-RESERVED_CONTAINERS = ("trainer", "prepare", "engine", "place", "adapters")
+RESERVED_CONTAINERS = (
+    *("trainer", "prepare", "push", "engine", "check", "guard", "download", "download-uris", "place", "adapters"),
+)
 
 
 def _one_of(names: tuple[str, ...]) -> str:
@@ -48,7 +51,7 @@ def _one_of(names: tuple[str, ...]) -> str:
 
 
 _VOLUME_NAME = rule(
-    f"!(self in {_one_of(RESERVED_VOLUMES)}) && !self.startsWith('claim-')",
+    f"!(self in {_one_of(RESERVED_VOLUMES)}) && !self.startsWith('claim-') && !self.matches(r'{NUMBERED_VOLUMES}')",
     "is the name of a volume that Hone's pods have: choose another one, such as my-volume",
 )
 _CONTAINER_NAME = rule(
