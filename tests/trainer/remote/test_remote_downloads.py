@@ -21,6 +21,7 @@ from hone_api.reasons import (
     HoneError,
 )
 from hone_trainer.remote import download as downloads
+from hone_trainer.remote.connections import CONNECTIONS
 from hone_trainer.remote.fetch import Snapshot, fetch
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import RemoteObject, refuse_unusable_names
@@ -222,4 +223,4 @@ def test_a_download_killed_at_random_moments_ends_with_the_same_bytes(store: Sto
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files_of(found).items()}
     assert digests == {name: hashlib.sha256(data).hexdigest() for name, data in below(store).items()}
     pieces = [part for method, name, part in store.asked if method == "GET" and name.endswith("a.jsonl")]
-    assert len(pieces) < 600 + 4 * 2 * downloads.CONNECTIONS
+    assert len(pieces) < 600 + 4 * 2 * CONNECTIONS

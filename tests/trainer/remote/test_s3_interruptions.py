@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hone_trainer.remote.download import CONNECTIONS
+from hone_trainer.remote.connections import CONNECTIONS
 from long_matrix import is_long, make_random
 from s3server.gateway import SECRET, Gateway
 
