@@ -1,7 +1,9 @@
 """The journal of tracked lines: each line once and in order, whatever was cut, repeated or read meanwhile."""
 
+import errno
+import io
 import json
-from contextlib import suppress
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -63,12 +65,17 @@ def test_a_reader_sees_only_complete_lines_of_a_growing_file(tmp_path: Path) -> 
     assert [entry.step for entry in reader.read_after(1)] == [1]
 
 
-def test_a_full_disk_ends_the_journal_and_not_the_training(tmp_path: Path) -> None:
+class FullDisk(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_ends_the_journal_and_not_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    with Path("/dev/full").open("a", buffering=1) as journal._file, suppress(OSError):
-        journal.add(1, 0.1, {"loss": 1.0})
-        journal.add(2, 0.2, {"loss": 1.0})
-    assert "No space left" in journal.error
+    monkeypatch.setattr(journal, "_file", FullDisk())
+    journal.add(1, 0.1, {"loss": 1.0})
+    journal.add(2, 0.2, {"loss": 1.0})
+    assert journal.error == "the journal can't be written: No space left on device"
     assert journal.count == 0
 
 
