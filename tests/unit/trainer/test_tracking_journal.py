@@ -96,8 +96,12 @@ def test_a_damaged_state_counts_as_nothing_sent(tmp_path: Path, content: bytes) 
     assert read_state(tmp_path, "mlflow", make_record("a", "one")) == SentState("a")
 
 
-def test_an_error_is_one_line_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_one_line_with_its_cause_and_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2secret")
-    found = describe(ValueError("no login with\nhunter2secret" + "x" * 1000))
+    failure = ValueError("no login with\nhunter2secret" + "x" * 1000)
+    failure.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    found = describe(failure)
     assert found.startswith("ValueError: no login with ***x")
-    assert len(found) == 300
+    assert found.endswith("; ConnectionRefusedError: [Errno 111] Connection refused")
+    assert "\n" not in found
+    assert len(found) < 450
