@@ -15,9 +15,10 @@ import sysconfig
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hone/trackers"
 MLFLOW = ("mlflow==3.17.2",)
@@ -55,6 +56,19 @@ def _install(name: str, packages: tuple[str, ...], *options: str) -> Path:
 def install_trackio() -> Path:
     """Return the folder for PYTHONPATH with Trackio."""
     return _install("trackio", TRACKIO, "--no-deps")
+
+
+def run_until_sent(run: Callable[[], Any]) -> Any:
+    """Call `run`, which starts a run or starts it again, until the tracker has everything, and return the last result.
+
+    On a busy machine a tracker may lack some at the end of a start.
+    """
+    for _ in range(6):
+        result = run()
+        assert result.code == 0, result.log
+        if not result.word["tracking"][0]["unsent"]:
+            return result
+    raise AssertionError(result.word)
 
 
 def find_free_port() -> int:

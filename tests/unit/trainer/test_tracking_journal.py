@@ -1,7 +1,9 @@
 """The journal of tracked lines: each line once and in order, whatever was cut, repeated or read meanwhile."""
 
+import errno
+import io
 import json
-from contextlib import suppress
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -63,12 +65,17 @@ def test_a_reader_sees_only_complete_lines_of_a_growing_file(tmp_path: Path) -> 
     assert [entry.step for entry in reader.read_after(1)] == [1]
 
 
-def test_a_full_disk_ends_the_journal_and_not_the_training(tmp_path: Path) -> None:
+class FullDisk(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_ends_the_journal_and_not_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    with Path("/dev/full").open("a", buffering=1) as journal._file, suppress(OSError):
-        journal.add(1, 0.1, {"loss": 1.0})
-        journal.add(2, 0.2, {"loss": 1.0})
-    assert "No space left" in journal.error
+    monkeypatch.setattr(journal, "_file", FullDisk())
+    journal.add(1, 0.1, {"loss": 1.0})
+    journal.add(2, 0.2, {"loss": 1.0})
+    assert journal.error == "the journal can't be written: No space left on device"
     assert journal.count == 0
 
 
@@ -89,8 +96,12 @@ def test_a_damaged_state_counts_as_nothing_sent(tmp_path: Path, content: bytes) 
     assert read_state(tmp_path, "mlflow", make_record("a", "one")) == SentState("a")
 
 
-def test_an_error_is_one_line_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_one_line_with_its_cause_and_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2secret")
-    found = describe(ValueError("no login with\nhunter2secret" + "x" * 1000))
+    failure = ValueError("no login with\nhunter2secret" + "x" * 1000)
+    failure.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    found = describe(failure)
     assert found.startswith("ValueError: no login with ***x")
-    assert len(found) == 300
+    assert found.endswith("; ConnectionRefusedError: [Errno 111] Connection refused")
+    assert "\n" not in found
+    assert len(found) < 450

@@ -113,12 +113,20 @@ class Follower:
 
 
 def describe(error: Exception) -> str:
-    """Return an exception as one line without credentials."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    """Return an exception and its first cause as one line without credentials."""
+    cause: BaseException = error
+    while further := cause.__cause__ or cause.__context__:
+        cause = further
+    found = [error] if cause is error else [error, cause]
+    return "; ".join(f"{type(each).__name__}: {hide_credentials(' '.join(str(each).split())):.200}" for each in found)
+
+
+def hide_credentials(text: str) -> str:
+    """Return a text without the credentials of this process."""
     for name in {key for keys in SECRET_KEYS.values() for key in keys}:
         if value := os.environ.get(name, "").strip():
             text = text.replace(value, "***")
-    return text[:300]
+    return text
 
 
 def lower_priority() -> None:
