@@ -6,14 +6,19 @@ finds, whether each one computes, and RCCL for several.
 
 import errno
 import os
+import re
 from itertools import takewhile
 
-from .facts import DeviceFile, Facts, Problem, Torch, vendor_of
+from .facts import Device, DeviceFile, Facts, Problem, Torch, vendor_of
 
 DENIED = (errno.EACCES, errno.EPERM)
 # The kernel shows this id for users and groups that a user namespace lacks.
 OVERFLOW_ID = 65534
 LONGEST_MESSAGE = 300
+# What Python prints where torch or one of its libraries is missing in the image.
+_NOT_IMPORTED = re.compile(
+    r"No module named|(?<!libcuda\.so\.1: )cannot open shared object file|cannot import name|undefined symbol"
+)
 
 OPEN_TO_ALL = (
     "open the devices to all users by AMD's udev rule on the nodes (package amdgpu-insecure-instinct-udev-rules, or "
@@ -55,6 +60,9 @@ def judge_torch(facts: Facts) -> Problem | None:
     torch = facts.torch
     if not isinstance(torch, Torch):
         cause = f"{_asked(facts)}, and the check whether torch can use them ended without a result: {torch}"
+        if _NOT_IMPORTED.search(torch or ""):
+            remedy = f"{IMAGE} in which `python3 -c 'import torch'` works. The log has what Python printed."
+            return Problem(cause, remedy)
         remedy = f"{_LOOK_AT_NODE}. {_remedy_for_versions(facts)}"
         return Problem(cause, f"{remedy} The log has all that the check printed.")
     return (
@@ -101,7 +109,7 @@ def _judge_devices(facts: Facts, torch: Torch) -> Problem | None:
         if not device.error:
             continue
         which = f"GPU {index} ({device.name}, {device.architecture})"
-        if torch.architectures and device.architecture.partition(":")[0] not in torch.architectures:
+        if _has_no_code(torch, device):
             known = ", ".join(torch.architectures)
             cause = f"{_asked(facts)}, and torch {torch.version} in the image has no code for {which}, only for {known}"
             return Problem(cause, f"{IMAGE} whose torch is built for {device.architecture.partition(':')[0]}.")
@@ -111,6 +119,13 @@ def _judge_devices(facts: Facts, torch: Torch) -> Problem | None:
             f"{_LOOK_AT_NODE}. {_remedy_for_versions(facts)}",
         )
     return None
+
+
+def _has_no_code(torch: Torch, device: Device) -> bool:
+    """Return whether the image lacks kernels for the GPU. A generic kind, such as gfx9-4-generic, is many GPUs'."""
+    known = {each.partition(":")[0] for each in torch.architectures}
+    is_generic = any(each.endswith("-generic") for each in known)
+    return bool(known) and not is_generic and device.architecture.partition(":")[0] not in known
 
 
 def _judge_collectives(facts: Facts, torch: Torch) -> Problem | None:

@@ -266,6 +266,16 @@ def test_no_sidecar_of_a_mesh_keeps_the_uninstallation_from_its_end(
     assert metadata["annotations"]["linkerd.io/inject"] == "disabled"
 
 
+@pytest.mark.parametrize("name", ["ingress", "engineClients", "namespaces"])
+def test_network_policies_may_have_empty_lists(control_plane: None, tmp_path: Path, name: str) -> None:
+    policy = next(
+        found
+        for found in render(tmp_path, {"networkPolicy": {"enabled": True, name: []}})
+        if found["kind"] == "NetworkPolicy"
+    )
+    assert name != "ingress" or policy["spec"]["ingress"] == []
+
+
 def test_default_images_name_their_registry(control_plane: None, tmp_path: Path) -> None:
     images = [
         variable["value"]
