@@ -26,7 +26,7 @@ from hone_server.generation.logprobs import (
     find_token_offsets,
     split_logprobs,
 )
-from hone_server.generation.prompts import encode_prompt, render_chat
+from hone_server.generation.prompts import check_template_variables, encode_prompt, render_chat
 from hone_server.protocol.bounds import check_prompt_logprobs
 from hone_server.protocol.errors import ApiError, make_context_error
 from hone_server.protocol.requests import ChatRequest, CompletionRequest, GenerationRequest
@@ -37,6 +37,7 @@ from hone_server.workers import run_in_thread
 # Up to this many tokens are turned into text on the event loop. An answer that is not streamed comes with all of its
 # tokens at once, which takes longer, and runs in a thread.
 MAX_INLINE_TOKENS = 16
+RANDOM_SEED = -1  # asks for a different answer each time, as in vLLM and llama.cpp
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill the context
 
 
@@ -122,7 +123,9 @@ def make_chat_tasks(
         message = f"model {model.entry.name!r} has no chat template; use /v1/completions"
         raise ApiError(400, message, param="messages")
     messages = [message.format_for_template() for message in request.messages]
-    text = render_chat(model.tokenizer, messages, tools=tools, add_generation_prompt=True)
+    variables = request.chat_template_kwargs or {}
+    check_template_variables(variables)
+    text = render_chat(model.tokenizer, messages, tools=tools, add_generation_prompt=True, **variables)
     prompt = encode_prompt(
         model.tokenizer,
         text,
@@ -314,7 +317,7 @@ def _make_tasks(
     model: ServedModel, request: GenerationRequest, prompt: list[int], max_tokens: int, first: int, echo: str = ""
 ) -> list[GenerationTask]:
     sampling = _make_sampling_params(model, request)
-    seed = secrets.randbits(63) if request.seed is None else request.seed
+    seed = secrets.randbits(63) if request.seed is None or request.seed == RANDOM_SEED else request.seed
     seeds = [(seed + first + choice) % 2**64 for choice in range(request.n or 1)]
     stops, ignore_eos = StopStringSet(request.stop_strings), bool(request.ignore_eos)
     return [GenerationTask(prompt, replace(sampling, seed=own), max_tokens, stops, ignore_eos, echo) for own in seeds]

@@ -6,16 +6,22 @@ next.
 """
 
 import ctypes
+import inspect
+import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from transformers import PreTrainedTokenizerBase
+
 from hone_server.generation import chat_template_bounds
 from hone_server.protocol.bounds import is_unicode
 from hone_server.protocol.errors import ApiError, make_context_error, make_prompt_length_error
+
+log = logging.getLogger("hone_server")
 
 MAX_TEMPLATE_SECONDS = 10.0
 # Tokens of common text are shorter. So a beginning with this many characters for each token of the context shows
@@ -25,6 +31,12 @@ MIN_BEGINNING_CHARACTERS = 1 << 16
 # A beginning cuts a word at its end, which adds fewer tokens than this to those of the full text.
 CUT_TOKENS = 64
 
+# What a template gets from the request and from the server. A client's own variables must not replace these.
+RESERVED_VARIABLES = frozenset({"messages", *inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters})
+
+# A text that no template has of its own.
+ROLE_PROBE = "probe5f1c90"
+
 _longest_tokens: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
@@ -32,17 +44,55 @@ class TemplateTooSlow(Exception):
     """Raised inside a chat template that takes too long."""
 
 
-def render_chat(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> str:
+def render_chat(
+    tokenizer: Any, messages: list[dict[str, Any]], *, tools: list[dict[str, Any]] | None = None, **options: Any
+) -> str:
     """Return the text that the chat template makes of the messages. Raises ApiError 400 if it fails in any way."""
     try:
         with _watchdog.limit_seconds(MAX_TEMPLATE_SECONDS):
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+            template = tokenizer.get_chat_template(tools=tools)
+            return str(
+                tokenizer.apply_chat_template(
+                    _adapt_roles(tokenizer, messages, template),
+                    tools=tools,
+                    chat_template=template,
+                    tokenize=False,
+                    **options,
+                )
+            )
     except TemplateTooSlow:
         message = f"the chat template takes more than {MAX_TEMPLATE_SECONDS:g} s for these messages; send fewer"
     except Exception as error:  # a template can fail in any way that a program can
         reason = str(error).strip() or type(error).__name__
         message = f"the chat template refuses these messages: {reason}"
     raise ApiError(400, message, param="messages")
+
+
+def _adapt_roles(tokenizer: Any, messages: list[dict[str, Any]], template: str) -> list[dict[str, Any]]:
+    """Return the messages with `system` in place of `developer`, OpenAI's newer name, if the template does not show it.
+
+    Such templates refuse the role, or leave its messages out without an error. A template that writes any role stays
+    as it is, because a fine-tuned model has seen these prompts.
+    """
+    if all(one.get("role") != "developer" for one in messages):
+        return messages
+    probe = [{"role": "developer", "content": ROLE_PROBE}, {"role": "user", "content": "x"}]
+    try:
+        if ROLE_PROBE in str(tokenizer.apply_chat_template(probe, chat_template=template, tokenize=False)):
+            return messages
+    except TemplateTooSlow:
+        raise
+    except Exception:  # as in render_chat
+        log.debug("the chat template refuses messages of role developer")
+    return [{**one, "role": "system"} if one.get("role") == "developer" else one for one in messages]
+
+
+def check_template_variables(variables: Mapping[str, Any]) -> None:
+    """Raise ApiError 400 for a variable of `chat_template_kwargs` that the template gets from elsewhere."""
+    for name in variables:
+        if name in RESERVED_VARIABLES:
+            message = f"chat_template_kwargs: {name!r} is not a variable of the template's own; leave it out"
+            raise ApiError(400, message, param="chat_template_kwargs")
 
 
 def encode_prompt(

@@ -47,6 +47,8 @@ log = logging.getLogger("hone_server")
 Result = TypeVar("Result")
 
 CLIENT_CLOSED_REQUEST = 499
+# The longer path comes first: the other one is its end.
+API_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
 # Tokens with log probabilities in one event of a stream. A prompt has thousands, and their JSON would take too long in
 # one piece.
 MAX_EVENT_LOGPROBS = 32
@@ -143,6 +145,11 @@ def _add_generation_routes(app: FastAPI, admission: RequestAdmission) -> None:
         model = admission.get_checked_model(body)
         structure, tasks = await run_in_thread(plan_completion_tasks, model, body, is_large=request.state.is_large)
         return await _send_guided_answer(request, body, model, tasks, structure, CompletionFormatter(), admission)
+
+    @app.api_route("/v1/embeddings", methods=["POST"], include_in_schema=False)
+    async def embeddings() -> Response:
+        message = "the embedded engine has no embeddings; serve an embedding model with engine vllm"
+        raise ApiError(404, message, code="not_found")
 
     @app.api_route("/v1/responses{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
     async def responses(rest: str) -> Response:
@@ -309,6 +316,11 @@ def make_engine_error(error: EngineError) -> ApiError:
     return ApiError(400, str(error)) if is_request else ApiError(500, str(error), code="engine_error")
 
 
+def find_meant_path(path: str) -> str | None:
+    """Return the route that a client with another base URL means, without /v1 or with it twice; None: none of them."""
+    return next((known for known in API_PATHS if path.rstrip("/").endswith(known.removeprefix("/v1"))), None)
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Make the application answer every error in OpenAI's format."""
 
@@ -323,7 +335,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def handle_http_error(request: Request, error: HTTPException) -> Response:
-        refused = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        if error.status_code == 404 and (meant := find_meant_path(request.url.path)):
+            message += f"; use {meant}, with http://HOST:PORT/v1 as the base URL"
+        refused = ApiError(error.status_code, message)
         return JSONResponse(refused.make_body(), refused.status, headers=error.headers)
 
     @app.exception_handler(EngineError)

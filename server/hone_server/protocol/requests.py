@@ -164,7 +164,7 @@ def _document_parameters(schema: dict[str, Any], request: type["GenerationReques
 class GenerationRequest(BaseModel):
     """What both kinds of request share. Left out: the model's generation_config.json decides, then OpenAI's default."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra=_document_parameters)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, json_schema_extra=_document_parameters)
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL_VALUES
     remedies: ClassVar[Mapping[str, str]] = REMEDIES
@@ -250,6 +250,8 @@ class ChatRequest(GenerationRequest):
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    # Variables for the chat template, such as {"enable_thinking": false}.
+    chat_template_kwargs: dict[str, Any] | None = None
 
     _check_tool_choice = field_validator("tool_choice", mode="before")(check_tool_choice)
 

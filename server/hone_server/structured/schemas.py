@@ -38,6 +38,10 @@ ANNOTATIONS = frozenset(
 COMBINING_KEYWORDS = frozenset(
     "allOf anyOf oneOf if then else $ref $dynamicRef $recursiveRef dependentSchemas not".split()
 )
+# pydantic's and OpenAPI's names for texts that may be anything: hints for a form, or what only a computer can check.
+NEUTRAL_FORMATS = frozenset({"password", "binary", "path", "file-path", "directory-path"})
+# pydantic's pattern of a Decimal, and one with the same meaning that the compiler can read: it has no look-ahead.
+EQUAL_PATTERNS = {r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?(\d+\.?\d*|\.\d+)$"}
 MAX_INTEGER = 2**63
 # The compiler builds an automaton of as many states: 30,000 take 0.3 s, and the time grows with the square.
 MAX_MULTIPLE_DIGITS = 30_000
@@ -115,6 +119,8 @@ def _prepare_value(key: str, value: Any, *, is_strict: bool, path: Path) -> Any:
     def prepare_part(part: Any, name: str | int) -> Any:
         return _prepare_subschema(part, is_strict=is_strict, path=(*path, name))
 
+    if key == "pattern" and isinstance(value, str):
+        return EQUAL_PATTERNS.get(value, value)
     if key in COUNT_KEYWORDS and isinstance(value, float) and value.is_integer():
         return int(value)
     if key in SCHEMA_MAPS and isinstance(value, dict):
@@ -217,6 +223,7 @@ def _allows_strings(schema: dict[str, Any]) -> bool:
 
 
 _NEUTRAL_KEYWORDS: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
+    "format": lambda value, _: isinstance(value, str) and value in NEUTRAL_FORMATS,
     "uniqueItems": lambda value, _: value is False,
     "unevaluatedItems": lambda value, _: _allows_anything(value),
     "unevaluatedProperties": lambda value, _: _allows_anything(value),

@@ -5,10 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hone_server.artifacts.sources import ModelEntry
+from hone_server.engine.sampler import SamplingParams
 from hone_server.generation import prompts
+from hone_server.generation.generate import make_chat_tasks
+from hone_server.generation.served_model import make_served_model
 from hone_server.protocol.errors import ApiError
+from hone_server.protocol.requests import ChatRequest
 from hypothesis import given
 from hypothesis import strategies as st
+from inprocess import Lane
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import AutoTokenizer
 
@@ -160,3 +166,48 @@ def test_a_text_that_does_not_fit_is_refused_by_its_beginning(tokenizer: Any) ->
 def test_the_longest_token_bounds_the_characters_of_a_text(tokenizer: Any, text: Any, repeat: Any) -> None:
     tokens = tokenizer(text * repeat)["input_ids"]
     assert len(text) * repeat <= len(tokens) * prompts.measure_longest_token(tokenizer)
+
+
+KNOWN_ROLES = "{% for one in messages %}{% if one.role in ('system', 'user') %}[{{ one.role }}]{{ one.content }}"
+STRICT_ROLES = KNOWN_ROLES + "{% else %}{{ raise_exception('Unexpected message role.') }}{% endif %}{% endfor %}"
+SILENT_ROLES = KNOWN_ROLES + "{% endif %}{% endfor %}"
+OPEN_ROLES = "{% for one in messages %}[{{ one.role }}]{{ one.content }}{% endfor %}"
+OWN_DEVELOPER = "{% if messages[0].role == 'developer' %}{{ 'own' }}{% endif %}" + OPEN_ROLES
+
+
+@pytest.mark.parametrize("template", [STRICT_ROLES, SILENT_ROLES])
+@given(roles=st.lists(st.sampled_from(["system", "developer", "user"]), min_size=1, max_size=4))
+def test_a_developer_is_the_system_where_the_template_does_not_know_it(
+    tokenizer: Any, template: str, roles: list[str]
+) -> None:
+    messages = [{"role": role, "content": str(number)} for number, role in enumerate(roles)]
+    expected = "".join(f"[{'user' if role == 'user' else 'system'}]{number}" for number, role in enumerate(roles))
+    for named in (template, {"default": template, "tool_use": template}):
+        tokenizer.chat_template = named
+        assert prompts.render_chat(tokenizer, messages) == expected
+    assert [one["role"] for one in messages] == roles
+
+
+@pytest.mark.parametrize(("template", "expected"), [(OPEN_ROLES, ""), (OWN_DEVELOPER, "own")])
+def test_a_template_that_shows_developers_gets_them(tokenizer: Any, template: str, expected: str) -> None:
+    tokenizer.chat_template = template
+    assert prompts.render_chat(tokenizer, [{"role": "developer", "content": "x"}]) == f"{expected}[developer]x"
+
+
+@pytest.mark.parametrize("variables", [None, {}, {"enable_thinking": False}, {"enable_thinking": True, "unused": [1]}])
+def test_variables_of_a_request_reach_the_template(tokenizer: Any, variables: Any) -> None:
+    tokenizer.chat_template = "{{ 'a' if enable_thinking is defined and not enable_thinking else 'b' }}"
+    model = make_served_model(
+        ModelEntry("m", "model", "m"), tokenizer, Lane(len(tokenizer)), SamplingParams(1.0, 1.0, 0, 0)
+    )  # type: ignore[arg-type]
+    body: dict[str, Any] = {"model": "m", "messages": MESSAGES, "max_tokens": 1, "chat_template_kwargs": variables}
+    [task] = make_chat_tasks(model, ChatRequest(**body))
+    expected = "a" if variables == {"enable_thinking": False} else "b"
+    assert task.prompt == tokenizer(expected, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("name", sorted(prompts.RESERVED_VARIABLES))
+def test_variables_that_the_server_sets_are_refused_by_name(name: str) -> None:
+    with pytest.raises(ApiError, match=f"'{name}'") as caught:
+        prompts.check_template_variables({"enable_thinking": False, name: True})
+    assert (caught.value.status, caught.value.param) == (400, "chat_template_kwargs")

@@ -87,3 +87,16 @@ def test_an_answer_without_a_length_has_the_models_own(
     assert job.max_tokens == (CONTEXT - len(job.prompt) if completion == "room" else completion)
     assert make_chat_tasks(made, ChatRequest(**asked, max_tokens=3))[0].max_tokens == 3
     assert make_completion_tasks(made, CompletionRequest(model="m", prompt="hello", max_tokens=3))[0].max_tokens == 3
+
+
+@pytest.mark.parametrize("seed", [None, -1])
+def test_the_seed_minus_one_is_another_one_each_time(model: Any, seed: int | None) -> None:
+    body: dict[str, Any] = {"model": "m", "prompt": "hello", "max_tokens": 3, "seed": seed}
+    seeds = {make_completion_tasks(model(None), CompletionRequest(**body))[0].params.seed for _ in range(8)}
+    assert len(seeds) == 8
+
+
+def test_every_other_seed_is_kept(model: Any) -> None:
+    for seed in (0, 1, -2, 2**63 - 1):
+        body: dict[str, Any] = {"model": "m", "prompt": "hello", "max_tokens": 3, "seed": seed}
+        assert make_completion_tasks(model(None), CompletionRequest(**body))[0].params.seed == seed % 2**64

@@ -55,3 +55,21 @@ def test_a_failure_is_the_same_error_streamed_or_not(
     assert (whole.json()["error"]["type"], whole.json()["error"]["code"]) == (kind, code)
     assert lines[-1] == "[DONE]"
     assert json.loads(lines[-2]) == whole.json()
+
+
+@pytest.mark.parametrize("before", ["", "/v1/v1", "/", "//v1", "/api/v1", "/openai"])
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+@pytest.mark.parametrize("after", ["", "/"])
+def test_a_wrong_base_url_is_told_the_right_route(
+    served: tuple[Service, str], before: str, route: str, after: str
+) -> None:
+    answer = httpx.post(f"{served[1]}{before}/{route}{after}", json={})
+    assert answer.status_code == 404
+    assert f"; use /v1/{route}, " in answer.json()["error"]["message"]
+
+
+def test_routes_that_the_engine_lacks_are_refused_with_an_alternative(served: tuple[Service, str]) -> None:
+    for route in ("embeddings", "responses"):
+        answer = httpx.post(f"{served[1]}/v1/{route}", json={"model": "m", "input": "x"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        assert "engine vllm" in answer.json()["error"]["message"]

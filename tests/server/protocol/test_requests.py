@@ -59,7 +59,7 @@ def test_neutral_values_have_no_effect(make: Any) -> None:
 
 
 def test_values_with_an_effect_are_refused_by_name() -> None:
-    for name in ChatRequest.neutral:
+    for name in ChatRequest.neutral.keys() - ChatRequest.model_fields:
         assert refusal(chat, **{name: "something else"}).param == name
     assert refusal(chat, stream=True, stream_options={"chunk_size": 5}).param == "stream_options.chunk_size"
     assert refusal(chat, stream_options={"include_usage": True}).message == "stream_options needs stream: true"
@@ -321,3 +321,15 @@ def test_origins_that_are_none_are_refused_with_an_example(text: str) -> None:
 def test_origins_are_read_as_vllm_reads_them() -> None:
     for origins in (["*"], [], ["https://a.example", "http://localhost:3000"]):
         assert parse_origins(str(origins).replace("'", '"')) == origins
+
+
+FINITE_FIELDS = ["temperature", "top_p", "presence_penalty", "frequency_penalty", "repetition_penalty"]
+
+
+@pytest.mark.parametrize("make", [chat, completion])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite_are_refused_as_such(make: Any, number: float) -> None:
+    for values in ({name: number} for name in FINITE_FIELDS):
+        [name] = values
+        assert refusal(make, **values).message == f"{name}: Input should be a finite number"
+    assert refusal(make, logit_bias={"1": number}).message == "logit_bias.1: Input should be a finite number"

@@ -1,6 +1,7 @@
 """From a client's schema to answers: a random walk through the grammar, without a model and without a server."""
 
 import asyncio
+import itertools
 import json
 import math
 import random
@@ -19,7 +20,7 @@ from hone_server.structured.grammar_trial import find_refused_keyword, remove_re
 from hone_server.structured.grammars import build_structure
 from hone_server.structured.guidance import MASK_BITS, GrammarCompiler, Guide
 from hone_server.structured.schema_places import SCHEMA_KEYWORDS
-from hone_server.structured.schemas import prepare_schema
+from hone_server.structured.schemas import EQUAL_PATTERNS, NEUTRAL_FORMATS, prepare_schema
 from hone_server.structured.tool_formats import HERMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -364,3 +365,21 @@ def test_a_repair_removes_only_the_keywords_that_are_refused(bad: set[str], dept
     assert remove_refused_keywords(schema, passes) == stripped(schema)
     place = find_refused_keyword(schema, passes)
     assert (place is not None and place[-1] in bad) or not bad
+
+
+@pytest.mark.parametrize("name", sorted(NEUTRAL_FORMATS))
+def test_a_format_that_any_text_has_is_left_out(walker: Walker, name: str) -> None:
+    schema = {"type": "object", "properties": {"format": {"type": "string", "format": name}}, "required": ["format"]}
+    assert prepare_schema(schema, is_strict=True)["properties"] == {"format": {"type": "string"}}
+    assert isinstance(walker.answer(schema)["format"], str)
+
+
+@pytest.mark.parametrize(("written", "compiled"), EQUAL_PATTERNS.items())
+def test_a_pattern_that_the_compiler_cannot_read_is_replaced_by_an_equal_one(
+    walker: Walker, written: str, compiled: str
+) -> None:
+    for length in range(7):
+        for letters in itertools.product("+-.07x", repeat=length):
+            text = "".join(letters)
+            assert bool(re.search(written, text)) == bool(re.search(compiled, text)), text
+    assert re.search(written, walker.answer({"type": "string", "pattern": written}))
