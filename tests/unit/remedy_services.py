@@ -82,7 +82,7 @@ def full_cache(spec: Object) -> HoneError | None:
     download = resolve_models(InferenceService.model_validate(service_object(**spec)).spec, {}).download
     assert download
     error = HoneError(DISK_FULL, "/cache/hub can't be written: 0 bytes of 1 GiB are free on its volume")
-    return None if download.claim == "large" else hub_download.explain_failure(error, download, "team")
+    return None if download.claim == "large" else hub_download.explain_failure(error, download.claim, "team")
 
 
 ONE: Object = {"resources": {"gpus": 1}}

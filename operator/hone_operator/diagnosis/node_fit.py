@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from hone_api.gpucheck import RESOURCE
 from hone_api.gpus import is_gpu_resource
+from hone_api.pods.node_taints import OUT_OF_SERVICE, find_node_phase
 from hone_api.schema.manifests import quote_text
-from hone_api.taints import OUT_OF_SERVICE, find_node_phase
 
 from hone_operator.diagnosis.gpus import read_gpu_labels
 from hone_operator.diagnosis.nodes import DEVICE_CLASS_PREFIX, Node, Taint

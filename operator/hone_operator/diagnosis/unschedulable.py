@@ -11,7 +11,6 @@ from dataclasses import replace
 from hone_api.gpus import is_gpu_resource
 from hone_api.reasons import UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
-from hone_operator.diagnosis import scheduler_filters
 from hone_operator.diagnosis.node_fit import (
     PodRequirements,
     UnmetRequirement,
@@ -50,6 +49,33 @@ _UNBOUND = re.compile(
     r"PersistentVolumeClaim is (?:lost|being deleted)",
     re.IGNORECASE,
 )
+# Rules of the scheduler that the nodes' own objects don't show.
+_ADVICE = (
+    (
+        r"exceed max volume count",
+        "A node can attach only so many volumes: wait until other pods with volumes have ended, or add nodes.",
+    ),
+    (
+        r"didn't have free ports",
+        "On one node only one pod can have a port of the host: leave out spec.pod.hostNetwork and hostPort, wait until "
+        "the other pod has ended, or add nodes.",
+    ),
+    (
+        r"didn't match pod topology spread constraints",
+        "Correct spec.pod.topologySpreadConstraints: whenUnsatisfiable: ScheduleAnyway makes one a wish.",
+    ),
+    (r"didn't match pod (?:anti-)?affinity rules", "Correct podAffinity or podAntiAffinity in spec.pod.affinity."),
+    (
+        r"didn't satisfy existing pods anti-affinity rules",
+        "The podAntiAffinity of pods on the nodes keeps this one away: correct the labels in spec.pod.labels that it "
+        "selects, or add nodes.",
+    ),
+    (
+        r"ReadWriteOncePod",
+        "Another pod uses the claim, whose access mode is ReadWriteOncePod: wait until that pod has ended, or name "
+        "another claim in the spec.",
+    ),
+)
 
 
 def explain_unschedulable(pod: Object, message: str, cluster: ClusterNodes | None) -> HoneError:
@@ -63,7 +89,7 @@ def explain_unschedulable(pod: Object, message: str, cluster: ClusterNodes | Non
     if node := (pod.get("status") or {}).get("nominatedNodeName"):
         found = f"{message}. Pods of lower priority are being removed from {node} to make room"
         return HoneError(UNSCHEDULABLE, found, remedy="Nothing to do: the pod starts when they have ended.")
-    by_filter = scheduler_filters.advise_on_filter(message)
+    by_filter = _advise_on_filter(message)
     if cluster is None:
         return HoneError(UNSCHEDULABLE, message, remedy=by_filter)
     demand, short = read_pod_requirements(pod), _SHORT.search(message) is not None
@@ -73,6 +99,11 @@ def explain_unschedulable(pod: Object, message: str, cluster: ClusterNodes | Non
         cluster.diagnoses[key] = _compare_nodes(demand, short, cluster)
     found, remedy = cluster.diagnoses[key]
     return HoneError(UNSCHEDULABLE, f"{message}. {found}" if found else message, remedy=remedy or by_filter)
+
+
+def _advise_on_filter(message: str) -> str | None:
+    """Return the remedy; None where the message names no such rule."""
+    return next((advice for pattern, advice in _ADVICE if re.search(pattern, message)), None)
 
 
 def _explain_unreachable_volume(pod: Object, elsewhere: int, cluster: ClusterNodes | None) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Check nodes: whether they exist, are ready, and accept pods. Pure."""
 
+from hone_api.pods.node_taints import find_node_phase
 from hone_api.schema.manifests import quote_text
-from hone_api.taints import find_node_phase
 
 from hone_cli.doctor.checks.cluster_facts import ClusterFacts, Node, Taint
 from hone_cli.doctor.checks.findings import Finding, Unread, count_nodes, join_names, report_unread

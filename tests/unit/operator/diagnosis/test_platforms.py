@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hone_api.taints import find_node_phase
+from hone_api.pods.node_taints import find_node_phase
 from hone_cli.doctor.checks.cluster_facts import Taint as NodeTaint
 from hone_cli.doctor.checks.nodes import needs_toleration
 from hone_operator.diagnosis.admission import explain_refusal
