@@ -3,12 +3,12 @@
 from hone_api.errors import HoneError as HoneError
 from hone_api.errors import Reason as Reason
 from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
-from hone_api.remote_reasons import DESTINATION_MISSING as DESTINATION_MISSING
-from hone_api.remote_reasons import DESTINATION_OCCUPIED as DESTINATION_OCCUPIED
-from hone_api.remote_reasons import DESTINATION_REFUSED as DESTINATION_REFUSED
-from hone_api.remote_reasons import SOURCE_CHANGED as SOURCE_CHANGED
-from hone_api.remote_reasons import STORE_UNAUTHORIZED as STORE_UNAUTHORIZED
-from hone_api.remote_reasons import STORE_UNREACHABLE as STORE_UNREACHABLE
+from hone_api.remote.reasons import DESTINATION_MISSING as DESTINATION_MISSING
+from hone_api.remote.reasons import DESTINATION_OCCUPIED as DESTINATION_OCCUPIED
+from hone_api.remote.reasons import DESTINATION_REFUSED as DESTINATION_REFUSED
+from hone_api.remote.reasons import SOURCE_CHANGED as SOURCE_CHANGED
+from hone_api.remote.reasons import STORE_UNAUTHORIZED as STORE_UNAUTHORIZED
+from hone_api.remote.reasons import STORE_UNREACHABLE as STORE_UNREACHABLE
 
 INVALID_SPEC = Reason(
     "InvalidSpec",

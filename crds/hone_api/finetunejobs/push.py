@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from hone_api.common import ApiModel, LocalSecretReference, SecretKey, exactly_one, rule, rules, text
 from hone_api.layout import REGISTRY_SCHEME
-from hone_api.remote_sources import CaBundle, Endpoint, Region
+from hone_api.remote.sources import CaBundle, Endpoint, Region
 
 MOST_DESTINATIONS = 8
 

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from hone_api.common import ApiModel, ClaimPath, DataKey, HubName, ObjectName, Revision, exactly_one, rule, rules
 from hone_api.dtypes import Dtype
-from hone_api.remote_sources import REMOTE_RULES, RemoteSource
+from hone_api.remote.sources import REMOTE_RULES, RemoteSource
 
 
 class BaseModelSource(RemoteSource):

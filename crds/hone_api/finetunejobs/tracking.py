@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from hone_api.common import ApiModel, LocalSecretReference, rule, rules, text
-from hone_api.remote_sources import Endpoint
+from hone_api.remote.sources import Endpoint
 
 # The keys of each tracker's Secret, which are the variables that its library reads. No other key is used.
 SECRET_KEYS = {

@@ -25,7 +25,7 @@ from hone_api.common import (
 )
 from hone_api.layout import EMBEDDED_TOOL_PARSERS
 from hone_api.pods.pod_options import ENGINE_LEAST_GRACE_SECONDS, ComputeResources, PodOptions
-from hone_api.remote_sources import REMOTE_RULES, RemoteSource
+from hone_api.remote.sources import REMOTE_RULES, RemoteSource
 
 ArtifactDigest = Annotated[
     str, text(r"^sha256:[0-9a-f]{64}$", "must be sha256: and 64 hexadecimal digits", max_length=71)

@@ -14,8 +14,8 @@ LAYERS = {
         finetunejobs
         artifacts containers
         inferenceservices reasons
-        remote_reasons
-        errors pods remote_sources
+        remote
+        errors pods
         attention byte_sizes common dtypes exit_codes figures gpucheck gpus io layout quantities strictjson
     """,
     "hone_operator": """

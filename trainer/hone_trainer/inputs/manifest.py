@@ -15,7 +15,7 @@ from hone_api.finetunejobs.sources import ConfigMapKey
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.io.terminal import hide_url_credentials
 from hone_api.reasons import DATASET_NOT_FOUND, INVALID_SPEC, HoneError, Reason
-from hone_api.remote_sources import CaConfigMapKey
+from hone_api.remote.sources import CaConfigMapKey
 from hone_api.schema.manifests import load_documents
 from pydantic import ValidationError
 

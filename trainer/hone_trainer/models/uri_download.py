@@ -21,7 +21,7 @@ from hone_api.io.command_line import parse_pair
 from hone_api.io.terminal import make_output_safe, print_line
 from hone_api.layout import ADAPTER, MERGED, MODEL
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, INVALID_SPEC, MODEL_NOT_FOUND, HoneError
-from hone_api.remote_sources import RemoteSource
+from hone_api.remote.sources import RemoteSource
 
 from hone_trainer.inputs.manifest import read_secret
 from hone_trainer.inputs.model_download import check_weights

@@ -19,7 +19,7 @@ from hone_api.reasons import (
     MODEL_NOT_FOUND,
     Reason,
 )
-from hone_api.remote_sources import RemoteSource
+from hone_api.remote.sources import RemoteSource
 
 from hone_trainer.inputs.manifest import JobInputs
 
