@@ -45,7 +45,7 @@ class TemplateTooSlow(Exception):
 
 
 def render_chat(
-    tokenizer: Any, messages: list[dict[str, Any]], *, tools: list[dict[str, Any]] | None = None, **options: Any
+    tokenizer: Any, messages: list[dict[str, Any]], /, *, tools: list[dict[str, Any]] | None = None, **options: Any
 ) -> str:
     """Return the text that the chat template makes of the messages. Raises ApiError 400 if it fails in any way."""
     try:

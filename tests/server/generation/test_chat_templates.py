@@ -1,5 +1,6 @@
 """A chat template is a program: however it fails, the client gets a 400 with the message, and soon."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,14 @@ def test_variables_of_a_request_reach_the_template(tokenizer: Any, variables: An
     [task] = make_chat_tasks(model, ChatRequest(**body))
     expected = "a" if variables == {"enable_thinking": False} else "b"
     assert task.prompt == tokenizer(expected, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "conversations", "range", "raise_exception", "bos_token", "x y", ""])
+def test_a_variable_of_any_name_gives_a_text_or_a_refusal(tokenizer: Any, name: str) -> None:
+    tokenizer.chat_template = "{% for i in range(1) %}{{ messages[0].content }}{% endfor %}"
+    prompts.check_template_variables({name: 5})
+    with contextlib.suppress(ApiError):
+        assert prompts.render_chat(tokenizer, MESSAGES, add_generation_prompt=True, **{name: 5}) == "hello"
 
 
 @pytest.mark.parametrize("name", sorted(prompts.RESERVED_VARIABLES))
