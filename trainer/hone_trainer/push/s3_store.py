@@ -1,6 +1,9 @@
 """Requests that write to a bucket: objects, uploads in parts, and the parts of uploads that were interrupted.
 
 `s3` decides which of them are made. Failures have the names of `remote.s3`, of which this is the writing half.
+
+minio has no public method that continues an upload, or that sends a part with its MD5. This module alone uses the
+undocumented methods under the public ones, MULTIPART_METHODS; a test compares their parameters.
 """
 
 from base64 import b64encode
@@ -18,6 +21,14 @@ from hone_trainer.remote.s3 import S3Store
 
 # Headers and queries, as the client takes them.
 Query = dict[str, str | list[str] | tuple[str]]
+# By name, the parameters that Hone gives or that come before them.
+MULTIPART_METHODS = {
+    "_execute": "method bucket_name object_name body headers query_params",
+    "_list_multipart_uploads": "bucket_name delimiter encoding_type key_marker max_uploads prefix",
+    "_create_multipart_upload": "bucket_name object_name headers",
+    "_complete_multipart_upload": "bucket_name object_name upload_id parts",
+    "_abort_multipart_upload": "bucket_name object_name upload_id",
+}
 # An upload that another process has completed or aborted, or whose parts it has replaced.
 _LOST_UPLOAD = {"NoSuchUpload", "InvalidPart", "InvalidPartOrder"}
 _DAMAGED_ON_THE_WAY = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
