@@ -27,7 +27,10 @@ from hone.kube.cluster import kubeconfig
 Object = dict[str, Any]
 HONE = "/apis/hone.dev/v1alpha1/namespaces/ns"
 CORE = "/api/v1/namespaces/ns"
-PLURALS = ("finetunejobs", "inferenceservices", "pods", "jobs", "deployments", "events", "persistentvolumeclaims")
+PLURALS = (
+    *("finetunejobs", "inferenceservices", "pods", "jobs", "cronjobs", "deployments", "statefulsets", "daemonsets"),
+    *("events", "persistentvolumeclaims"),
+)
 DIGEST = "sha256:" + "0123456789ab" + "c" * 52
 # A log whose connection is cut after this many bytes of an answer.
 Cut = tuple[bytes, int | None]

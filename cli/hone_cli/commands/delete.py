@@ -26,7 +26,8 @@ def command(
     kind, body = lookup.find_object(connection, name)
     deletion = changes.plan_deletion(connection, kind, body, with_claim=with_claim)
     plan = deletion.plan
-    for title, lines in (("Is deleted:", plan.goes), ("Stays:", plan.stays), ("Is affected:", plan.affected)):
+    parts = {"Is deleted:": plan.goes, "Stays:": plan.stays, "Is affected:": plan.affected, "Is unknown:": plan.unknown}
+    for title, lines in parts.items():
         for number, line in enumerate(lines):
             output.print_line(f"{title if number == 0 else '':<13}{line}", err=True)
     if not yes:

@@ -20,7 +20,10 @@ def list_command(
     context: options.Context = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """List FineTuneJobs and InferenceServices: phase, progress, age, model, and digest or endpoint."""
+    """List FineTuneJobs and InferenceServices: phase, progress, age, model, and digest or endpoint.
+
+    A kind that you may not list is named, and the exit code is then 1, as of kubectl get.
+    """
     from hone.kube import cluster, lookup
     from hone.objects import table
     from hone.objects.names import KINDS
@@ -28,15 +31,19 @@ def list_command(
     if everywhere and namespace:
         raise typer.BadParameter("give --namespace or --all-namespaces, not both")
     connection = cluster.connect(context, namespace)
-    found = [body for kind in KINDS for body in lookup.list_kind(connection, kind, everywhere=everywhere)]
+    found, refusals = lookup.list_kinds(connection, KINDS, everywhere=everywhere)
+    for refusal in refusals:
+        output.print_failure(refusal)
     if format_ is options.Format.JSON:
         output.print_line(json.dumps({"items": table.make_rows(found)}, indent=2))
     elif found:
         for line in table.format_table(found, datetime.now(UTC), with_namespace=everywhere):
             output.print_line(line)
-    else:
+    elif not refusals:
         where = "any namespace" if everywhere else f"namespace {connection.namespace}"
         output.print_hint(f"No FineTuneJob and no InferenceService in {where}.")
+    if refusals:
+        raise typer.Exit(1)
 
 
 def describe_command(

@@ -27,11 +27,10 @@ def plan_deletion(cluster: Cluster, kind: Kind, body: Object, *, with_claim: boo
     """Return what the deletion of an object would do. Raises ClientError where its claim must stay."""
     around = deletion.Neighbours()
     if kind is JOB:
-        around = deletion.Neighbours(
-            lookup.list_kind(cluster, JOB) if with_claim else (),
-            lookup.list_kind(cluster, SERVICE),
-            lookup.list_pods(cluster, {}) if with_claim else (),
-        )
+        around = deletion.Neighbours(services=lookup.list_kind(cluster, SERVICE))
+        if with_claim:
+            jobs, pods = lookup.list_kind(cluster, JOB), lookup.list_pods(cluster, {})
+            around = deletion.Neighbours(jobs, around.services, pods, *lookup.list_workloads(cluster))
     plan = deletion.plan_deletion(body, around, with_claim=with_claim)
     claim = _read_claim(cluster, plan.claim) if plan.claim else None
     if claim is None:

@@ -1,6 +1,6 @@
 """Find Hone's objects, and their children and events, with the user's own rights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
@@ -16,6 +16,14 @@ MOST_PODS = 10
 PIECE_BYTES = 65536
 # Newest events that are shown.
 MOST_EVENTS = 100
+# What makes pods, and may have none at the moment: where its lists are.
+WORKLOADS = {
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "StatefulSet": "/apis/apps/v1/namespaces/{}/statefulsets",
+    "DaemonSet": "/apis/apps/v1/namespaces/{}/daemonsets",
+    "Job": "/apis/batch/v1/namespaces/{}/jobs",
+    "CronJob": "/apis/batch/v1/namespaces/{}/cronjobs",
+}
 
 
 def make_path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
@@ -30,6 +38,22 @@ def list_kind(cluster: Cluster, kind: Kind, *, everywhere: bool = False) -> list
     with translate_errors(f"{kind.name}s in {f'namespace {namespace}' if namespace else 'all namespaces'}"):
         found = [{**body, "kind": kind.name} for body in rest.list_objects(cluster, make_path(kind, namespace))]
     return sorted(found, key=lambda body: (body["metadata"].get("namespace") or "", body["metadata"]["name"]))
+
+
+def list_kinds(
+    cluster: Cluster, kinds: Sequence[Kind], *, everywhere: bool = False
+) -> tuple[list[Object], list[ClientError]]:
+    """Return the objects of several kinds, and why some kinds can't be listed. Raises ClientError if none can."""
+    found: list[Object] = []
+    refusals = []
+    for kind in kinds:
+        try:
+            found += list_kind(cluster, kind, everywhere=everywhere)
+        except ClientError as error:
+            refusals.append(error)
+    if len(refusals) == len(kinds):
+        raise refusals[0]
+    return found, refusals
 
 
 def find_object(cluster: Cluster, reference: str) -> tuple[Kind, Object]:
@@ -83,6 +107,19 @@ def list_pods(cluster: Cluster, labels: Mapping[str, str]) -> list[Object]:
     query = {"labelSelector": ",".join(f"{name}={value}" for name, value in labels.items())} if labels else {}
     with translate_errors(f"Pods in namespace {cluster.namespace}"):
         return list(rest.list_objects(cluster, f"/api/v1/namespaces/{cluster.namespace}/pods", query))
+
+
+def list_workloads(cluster: Cluster) -> tuple[list[Object], list[str]]:
+    """Return what makes pods in the namespace, with its kind, and a sentence for each kind that could not be read."""
+    found: list[Object] = []
+    unread = []
+    for kind, path in WORKLOADS.items():
+        try:
+            listed = rest.list_objects(cluster, path.format(cluster.namespace))
+            found += [each | {"kind": kind} for each in listed]
+        except (ApiException, HTTPError) as error:
+            unread.append(f"{kind}s can't be read: {rest.describe_error(error)}")
+    return found, unread
 
 
 def read_surroundings(cluster: Cluster, kind: Kind, body: Object, claim: str | None) -> Surroundings:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from hone_api.common import GROUP
 from hone_api.layout import FINETUNEJOB_LABEL, artifact_path
 
 from hone.errors import ClientError
@@ -12,20 +13,26 @@ from hone.objects.views import Object
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The other objects of the namespace: all jobs and services of Hone, and all pods."""
+    """The other objects of the namespace: all jobs and services of Hone, all pods, and what makes pods.
+
+    unread: which of these could not be read, and why, a sentence for each kind.
+    """
 
     jobs: Sequence[Object] = ()
     services: Sequence[Object] = ()
     pods: Sequence[Object] = ()
+    workloads: Sequence[Object] = ()
+    unread: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Deletion:
-    """The lines about what goes, what stays, and who is affected; and the claim that is deleted, if one is."""
+    """The lines about what goes, what stays, who is affected, and what is unknown; and the claim that is deleted."""
 
     goes: tuple[str, ...]
     stays: tuple[str, ...]
     affected: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
     claim: str | None = None
 
 
@@ -66,9 +73,9 @@ def plan_deletion(body: Object, around: Neighbours, *, with_claim: bool) -> Dele
             f"--with-claim: claim {claim} is used by {', '.join(users)}",
             "Delete or change these first, or leave out --with-claim: the claim then stays.",
         )
-    return Deletion(
-        (*goes, f"claim {claim}, with {_describe_content(body)}: this can't be undone"), (), affected, claim
-    )
+    unknown = tuple(f"whether other objects mount the claim: {each}" for each in around.unread)
+    lost = f"claim {claim}, with {_describe_content(body)}: this can't be undone"
+    return Deletion((*goes, lost), (), affected, unknown, claim)
 
 
 def require_own_claim(claim: Object, job: str) -> None:
@@ -95,6 +102,31 @@ def find_users(claim: str, job: Object, around: Neighbours) -> Iterator[str]:
         has_ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
         if not is_own and not has_ended and claim in find_pod_claims(pod):
             yield f"Pod {pod['metadata']['name']}"
+    for workload in around.workloads:
+        if not _is_of_hone(workload) and not _has_ended(workload) and claim in find_pod_claims(_get_template(workload)):
+            yield f"{workload['kind']} {workload['metadata']['name']}"
+
+
+def _is_of_hone(workload: Object) -> bool:
+    """Return whether a FineTuneJob or InferenceService made it, which is found by its own fields."""
+    owners = workload["metadata"].get("ownerReferences") or []
+    return any(str(owner.get("apiVersion")).startswith(f"{GROUP}/") for owner in owners)
+
+
+def _has_ended(workload: Object) -> bool:
+    conditions = (workload.get("status") or {}).get("conditions") or []
+    return workload["kind"] == "Job" and any(
+        each.get("type") in ("Complete", "Failed") and each.get("status") == "True" for each in conditions
+    )
+
+
+def _get_template(workload: Object) -> Object:
+    """Return the template of the pods that a workload makes, now or later."""
+    spec = workload.get("spec") or {}
+    if workload["kind"] == "CronJob":
+        spec = (spec.get("jobTemplate") or {}).get("spec") or {}
+    template: Object = spec.get("template") or {}
+    return template
 
 
 def find_pod_claims(pod: Object) -> set[str]:
@@ -117,7 +149,7 @@ def _find_job_claims(job: Object) -> set[str]:
 
 def _find_service_claims(service: Object) -> set[str]:
     spec = service.get("spec") or {}
-    sources: list[Object] = [spec.get("model") or {}, *(spec.get("adapters") or [])]
+    sources: list[Object] = [spec.get("model") or {}, spec.get("cache") or {}, *(spec.get("adapters") or [])]
     return {str(source["claim"].get("name")) for source in sources if source.get("claim")} | _find_volume_claims(spec)
 
 

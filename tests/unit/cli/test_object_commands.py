@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from fake_cluster import CORE, DIGEST, FakeCluster, job, pod, service
+from fake_cluster import CORE, DIGEST, HONE, FakeCluster, Object, job, pod, service
 from hone.errors import ClientError
 from hone.objects import deletion, names, suspension, table, timeline, views
 from hone_cli.main import main
@@ -14,6 +14,14 @@ from hypothesis import strategies as st
 
 Hone = Callable[..., tuple[int, str, str]]
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def make_workload(kind: str, claim: str = "faq") -> Object:
+    """Return an object that makes pods with this claim, and has none at the moment."""
+    spec: Object = {"template": {"spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}}}
+    if kind == "CronJob":
+        spec = {"jobTemplate": {"spec": spec}}
+    return {"kind": kind, "metadata": {"name": "other"}, "spec": spec}
 
 
 class TestNames:
@@ -219,6 +227,14 @@ class TestDelete:
         [
             (deletion.Neighbours(services=[service()]), "InferenceService chat"),
             (deletion.Neighbours(services=[service(model={"claim": {"name": "faq"}})]), "InferenceService chat"),
+            (
+                deletion.Neighbours(services=[service() | {"spec": {"cache": {"claim": {"name": "faq"}}}}]),
+                "InferenceService chat",
+            ),
+            *(
+                (deletion.Neighbours(workloads=[make_workload(kind)]), f"{kind} other")
+                for kind in ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
+            ),
             (deletion.Neighbours(jobs=[job(), job("b", spec={"model": {"claim": {"name": "faq"}}})]), "FineTuneJob b"),
             (deletion.Neighbours(jobs=[job("b", spec={"output": {"claim": {"name": "faq"}}})]), "FineTuneJob b"),
             (
@@ -243,6 +259,20 @@ class TestDelete:
         with pytest.raises(ClientError, match=f"claim faq is used by {user}"):
             deletion.plan_deletion(job(), around, with_claim=True)
 
+    def test_what_is_over_or_made_by_hone_keeps_no_claim(self) -> None:
+        over, own = make_workload("Job"), make_workload("Deployment")
+        over["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+        own["metadata"]["ownerReferences"] = [{"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService"}]
+        around = deletion.Neighbours(workloads=[over, own, make_workload("CronJob", claim="another")])
+        assert deletion.plan_deletion(job(), around, with_claim=True).claim == "faq"
+
+    def test_what_could_not_be_read_is_shown_before_the_question(self, fake: FakeCluster, hone: Hone) -> None:
+        fake.add("finetunejobs", job())
+        fake.refused.add("/apis/batch/v1/namespaces/ns/cronjobs")
+        code, _, err = hone("delete", "faq", "--with-claim", "-y")
+        assert code == 0, err
+        assert "Is unknown:  whether other objects mount the claim: CronJobs can't be read" in err
+
     def test_a_claim_that_the_user_named_stays(self) -> None:
         with pytest.raises(ClientError, match=r"spec.output.claim names claim shared"):
             deletion.plan_deletion(
@@ -255,6 +285,20 @@ def test_a_cluster_without_hone_is_named(fake: FakeCluster, hone: Hone) -> None:
     code, _, err = hone("list")
     assert code == 1
     assert "this cluster does not know objects of hone.dev/v1alpha1" in err
+
+
+def test_a_list_shows_what_may_be_read(fake: FakeCluster, hone: Hone) -> None:
+    fake.add("finetunejobs", job())
+    fake.refused.add(f"{HONE}/inferenceservices")
+    code, out, err = hone("list")
+    assert code == 1
+    assert "faq" in out
+    assert "InferenceServices" in err
+    assert "cannot list" in err
+    fake.refused.add(f"{HONE}/finetunejobs")
+    code, _, err = hone("list")
+    assert code == 1
+    assert "FineTuneJobs" in err
 
 
 class TestCompletion:
