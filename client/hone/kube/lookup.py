@@ -43,13 +43,18 @@ def list_kind(cluster: Cluster, kind: Kind, *, everywhere: bool = False) -> list
 def list_kinds(
     cluster: Cluster, kinds: Sequence[Kind], *, everywhere: bool = False
 ) -> tuple[list[Object], list[ClientError]]:
-    """Return the objects of several kinds, and why some kinds can't be listed. Raises ClientError if none can."""
+    """Return the objects of several kinds, and the refusals for kinds that the user has no right to list.
+
+    Raises ClientError if all are refused, and for any other error.
+    """
     found: list[Object] = []
     refusals = []
     for kind in kinds:
         try:
             found += list_kind(cluster, kind, everywhere=everywhere)
         except ClientError as error:
+            if not isinstance(error.__cause__, ApiException) or error.__cause__.status != 403:
+                raise
             refusals.append(error)
     if len(refusals) == len(kinds):
         raise refusals[0]
