@@ -53,11 +53,16 @@ def build_init_containers(options: PodOptions) -> list[Object]:
 
 
 def merge_security(ours: Object, theirs: Object) -> Object:
-    """Return a container's securityContext. When the user adds capabilities, all others stay dropped."""
+    """Return a container's securityContext. When the user adds capabilities, all others stay dropped.
+
+    Capabilities that are no mapping stay as they are: the API server refuses the pod with a message about the field.
+    """
     merged: Object = ours | theirs
-    if "capabilities" in theirs:
-        merged["capabilities"] = ours["capabilities"] | theirs["capabilities"]
-    adds: list[Any] = merged["capabilities"].get("add") or []
+    adds: Any = None
+    if isinstance(merged["capabilities"], dict):
+        merged["capabilities"] = ours["capabilities"] | merged["capabilities"]
+        adds = merged["capabilities"].get("add")
+    adds = adds if isinstance(adds, list) else []
     if "allowPrivilegeEscalation" not in theirs and (merged.get("privileged") or "SYS_ADMIN" in adds):
         del merged["allowPrivilegeEscalation"]  # Kubernetes refuses false with either
     return merged
