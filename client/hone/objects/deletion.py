@@ -100,7 +100,9 @@ def find_users(claim: str, job: Object, around: Neighbours) -> Iterator[str]:
     for pod in around.pods:
         is_own = (pod["metadata"].get("labels") or {}).get(FINETUNEJOB_LABEL) == name
         has_ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-        if not is_own and not has_ended and claim in find_pod_claims(pod):
+        # Kubernetes keeps a deleted claim until the pods that mount it are gone.
+        is_leaving = bool(pod["metadata"].get("deletionTimestamp"))
+        if not (is_own or has_ended or is_leaving) and claim in find_pod_claims(pod):
             yield f"Pod {pod['metadata']['name']}"
     for workload in around.workloads:
         if not _is_of_hone(workload) and not _has_ended(workload) and claim in find_pod_claims(_get_template(workload)):

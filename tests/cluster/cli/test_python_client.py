@@ -6,6 +6,7 @@ import pytest
 from hone import Client, ClientError, JobFailedError
 from hone.kube.cluster import kubeconfig
 from hone_api.artifacts.proof import prove
+from hone_api.layout import INFERENCESERVICE_LABEL
 from hone_command import SERVE_SECONDS, job
 from kube import Cluster, condition
 
@@ -39,6 +40,8 @@ def test_rows_become_an_answer(hone: Cluster, lab: str, client: Client, tmp_path
         assert [each.kind for each in service.models()] == ["base", "adapter"]
         service.delete()
     hone.wait_gone("inferenceservice", "notebook", lab)
+    of_engine = f"{INFERENCESERVICE_LABEL}=notebook"
+    hone.kubectl("wait", "--for=delete", "pod", "--selector", of_engine, "--timeout=120s", namespace=lab, timeout=150)
     trained.delete(with_claim=True)
     for kind in ("finetunejob", "configmap", "persistentvolumeclaim"):
         hone.wait_gone(kind, "notebook", lab)

@@ -263,7 +263,10 @@ class TestDelete:
         over, own = make_workload("Job"), make_workload("Deployment")
         over["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
         own["metadata"]["ownerReferences"] = [{"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService"}]
-        around = deletion.Neighbours(workloads=[over, own, make_workload("CronJob", claim="another")])
+        leaving = make_workload("Deployment")["spec"]["template"]
+        leaving["metadata"] = {"name": "chat-1", "deletionTimestamp": "2026-03-01T10:00:00Z"}
+        others = [over, own, make_workload("CronJob", claim="another")]
+        around = deletion.Neighbours(workloads=others, pods=[leaving])
         assert deletion.plan_deletion(job(), around, with_claim=True).claim == "faq"
 
     def test_what_could_not_be_read_is_shown_before_the_question(self, fake: FakeCluster, hone: Hone) -> None:
