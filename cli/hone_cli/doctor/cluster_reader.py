@@ -40,9 +40,9 @@ def collect_facts(cluster: Cluster) -> ClusterFacts:
         version=_parse_version(version),
         nodes=attempt.read(lambda: tuple(map(cluster_facts.read_node, rest.list_objects(cluster, "/api/v1/nodes")))),
         devices=attempt.read_below(
-            claims, lambda path: cluster_facts.read_devices(rest.list_objects(cluster, f"{path}/resourceslices"))
+            claims, lambda path: cluster_facts.read_devices(rest.list_objects(cluster, f"{path}/resourceslices")), ()
         ),
-        device_classes=attempt.read_below(claims, lambda path: _list_names(cluster, f"{path}/deviceclasses")),
+        device_classes=attempt.read_below(claims, lambda path: _read_device_classes(cluster, path), {}),
         daemon_sets=attempt.read(lambda: _count_daemon_pods(cluster)),
         storage_classes=attempt.read(
             lambda: tuple(rest.list_objects(cluster, "/apis/storage.k8s.io/v1/storageclasses"))
@@ -51,7 +51,7 @@ def collect_facts(cluster: Cluster) -> ClusterFacts:
         operators=_find_operators(cluster, attempt),
         groups=versions if isinstance(versions, Unread) else frozenset(versions),
         services=attempt.read(lambda: _list_services(cluster)),
-        local_queues=attempt.read_below(queues, lambda path: _list_names(cluster, f"{path}/{local_queues}")),
+        local_queues=attempt.read_below(queues, lambda path: _list_names(cluster, f"{path}/{local_queues}"), ()),
         namespace=cluster.namespace,
     )
 
@@ -76,11 +76,11 @@ class Attempts:
                 time.sleep(BUSY_SECONDS)
         raise AssertionError("the last call returns")
 
-    def read_below(self, path: str | Unread | None, call: Callable[[str], tuple[T, ...]]) -> tuple[T, ...] | Unread:
-        """Return nothing if the cluster has no such API, whose `path` is None then; else read it."""
+    def read_below(self, path: str | Unread | None, call: Callable[[str], T], nothing: T) -> T | Unread:
+        """Return `nothing` if the cluster has no such API, whose `path` is None then; else read it."""
         if isinstance(path, Unread):
             return path
-        return () if path is None else self.read(lambda: call(path))
+        return nothing if path is None else self.read(lambda: call(path))
 
 
 def _list_versions(cluster: Cluster) -> dict[str, str]:
@@ -102,6 +102,12 @@ def _parse_version(body: Object) -> tuple[int, int]:
 
 def _list_names(cluster: Cluster, path: str) -> tuple[str, ...]:
     return tuple(each["metadata"]["name"] for each in rest.list_objects(cluster, path))
+
+
+def _read_device_classes(cluster: Cluster, path: str) -> dict[str, str]:
+    """Return the extended resource of each DeviceClass by its name. The API server keeps the field where it works."""
+    classes = rest.list_objects(cluster, f"{path}/deviceclasses")
+    return {each["metadata"]["name"]: (each.get("spec") or {}).get("extendedResourceName") or "" for each in classes}
 
 
 def _count_daemon_pods(cluster: Cluster) -> dict[str, tuple[int, int]]:

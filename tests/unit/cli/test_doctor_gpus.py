@@ -19,7 +19,7 @@ from hone_cli.doctor.checks import gpu_drivers, gpus, nodes
 from hone_cli.doctor.checks.cluster_facts import read_devices
 from hone_cli.doctor.checks.findings import Finding, Unread, find_exit_code
 
-CLASS = ("gpu.amd.com",)
+CLASS = {"gpu.amd.com": ""}
 
 
 def by_check(*findings: Finding) -> dict[str, Finding]:
@@ -176,6 +176,26 @@ def test_devices_by_claims_fail_before_kubernetes_makes_the_claims() -> None:
     found = check(facts(node(capacity={}), slices=(device_slice(),), device_classes=CLASS, version=(1, 34)))
     assert found["gpuResources"].status == "failed"
     assert "1.34" in found["gpuResources"].message
+
+
+@pytest.mark.parametrize("class_name", ["gpu.amd.com", "team-gpus"])
+@pytest.mark.parametrize(
+    ("resource", "status", "words"),
+    [
+        ("amd.com/gpu", "ok", "a DeviceClass offers them as amd.com/gpu"),
+        ("amd.com/cpx_nps4", "warning", "DeviceClasses offer amd.com/cpx_nps4"),
+        ("example.com/fpga", "failed", "makes no claims for extended resources"),
+    ],
+)
+def test_extended_resources_of_device_classes_are_known(
+    class_name: str, resource: str, status: str, words: str
+) -> None:
+    """The API server keeps this field only where Kubernetes makes the claims, so no version decides."""
+    classes = CLASS | {class_name: resource}
+    found = check(facts(node(capacity={}), slices=(device_slice(),), device_classes=classes, version=(1, 35)))
+    assert found["gpuResources"].status == status
+    assert words in found["gpuResources"].message
+    assert ("stays Pending" in found["gpuDriver"].message) == (resource != "amd.com/gpu")
 
 
 def test_devices_without_their_class_fail() -> None:

@@ -86,7 +86,8 @@ class ClusterFacts:
     version: tuple[int, int]
     nodes: tuple[Node, ...] | Unread = ()
     devices: tuple[Device, ...] | Unread = ()
-    device_classes: tuple[str, ...] | Unread = ()
+    device_classes: Mapping[str, str] | Unread = field(default_factory=dict)
+    """By name, the extended resource that pods may request in place of a claim; "" if there is none."""
     daemon_sets: Mapping[str, tuple[int, int]] | Unread = field(default_factory=dict)
     storage_classes: tuple[Object, ...] | Unread = ()
     definitions: Mapping[str, Object | None] | Unread = field(default_factory=dict)

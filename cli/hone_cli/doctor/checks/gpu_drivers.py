@@ -4,7 +4,7 @@ import re
 
 from hone_cli.doctor.checks.cluster_facts import DRIVER, ClusterFacts, find_properties
 from hone_cli.doctor.checks.findings import Finding, Unread, count_nodes, join_names, report_unread
-from hone_cli.doctor.checks.gpus import CLAIMED, count_gpus
+from hone_cli.doctor.checks.gpus import CLAIMED, DEFAULT, count_gpus, list_claimed_resources
 
 # Parts of the names and tags of AMD's images.
 LABELLER, PLUGIN, CLAIMER = "labeller", "k8s-device-plugin", "dra-driver"
@@ -43,10 +43,11 @@ def _check_driver(facts: ClusterFacts) -> Finding:
                 f"AMD's driver publishes devices, and there is no DeviceClass {DRIVER}",
                 "Install the DeviceClass of AMD's driver: its Helm chart has it.",
             )
+        rest = f"{DEFAULT} is absent, and a pod that asks for it stays Pending"
+        if DEFAULT in list_claimed_resources(facts):
+            rest = f"for a pod that asks for {DEFAULT}, Kubernetes makes a claim"
         return _judge_pods(
-            f"AMD's driver for Dynamic Resource Allocation (DeviceClass {DRIVER}) offers GPUs; amd.com/gpu is absent, "
-            "and a pod that asks for it stays Pending",
-            claimer,
+            f"AMD's driver for Dynamic Resource Allocation (DeviceClass {DRIVER}) offers GPUs; {rest}", claimer
         )
     if isinstance(devices, Unread):
         return report_unread("gpuDriver", "No device plugin offers GPUs, and ResourceSlices", devices)

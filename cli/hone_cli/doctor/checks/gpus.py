@@ -13,6 +13,7 @@ DEFAULT = "amd.com/gpu"
 # The extended resource by which Kubernetes makes a claim for a device of AMD's DeviceClass.
 CLAIMED = "deviceclass.resource.kubernetes.io/gpu.amd.com"
 CLAIMED_SINCE = (1, 36)
+NOT_OFFERED = f"{DEFAULT} is offered by no node"
 UNPARTITIONED = {"MI210", "MI250X", "Radeon AI PRO R9700"}
 UNHEALTHY, REPARTITIONING = "amd-gpu-unhealthy", "amd-dcm"
 # AMD's driver sets this taint on partitions that it could make, while others of their GPU are in use.
@@ -176,14 +177,28 @@ def _is_claimable(facts: ClusterFacts, devices: tuple[Device, ...]) -> bool:
     return any(device.node not in closed for device in devices)
 
 
+def list_claimed_resources(facts: ClusterFacts) -> list[str]:
+    """Return the extended resources of GPUs for which Kubernetes makes claims, by the DeviceClasses."""
+    classes = {} if isinstance(facts.device_classes, Unread) else facts.device_classes
+    return sorted({name for name in classes.values() if is_gpu_resource(name)})
+
+
 def _check_claimed(facts: ClusterFacts, devices: tuple[Device, ...]) -> Finding:
     message = (
         f"{len(devices)} devices by Dynamic Resource Allocation on "
-        f"{count_nodes(len({device.node for device in devices}))}; {DEFAULT} is offered by no node"
+        f"{count_nodes(len({device.node for device in devices}))}; {NOT_OFFERED}"
     )
     if not _is_claimable(facts, devices):
         message += f"; none of the nodes can take pods: {join_names({device.node for device in devices})}"
         return Finding("gpuResources", "failed", message, "See the check nodes: these are not ready or cordoned.")
+    names = list_claimed_resources(facts)
+    if DEFAULT in names:
+        return Finding("gpuResources", "ok", message.replace(NOT_OFFERED, f"a DeviceClass offers them as {DEFAULT}"))
+    if names:
+        message += f", and DeviceClasses offer {', '.join(names)}"
+        return Finding(
+            "gpuResources", "warning", message, f"Set spec.resources.gpuResource: {' or '.join(names)} in each object."
+        )
     if facts.version >= CLAIMED_SINCE:
         return Finding("gpuResources", "warning", message, f"Set spec.resources.gpuResource: {CLAIMED} in each object.")
     return Finding(
