@@ -119,7 +119,7 @@ def test_the_artifact_of_another_job_is_not_replaced(gateway: Gateway, folder: s
     assert gateway.files(folder) == list_content(first)
 
 
-@pytest.mark.parametrize("name", [MANIFEST, "adapter/adapter_model.bin"])
+@pytest.mark.parametrize("name", [MANIFEST, "adapter/adapter_model.bin", "adapter/adapter_config.json"])
 def test_files_that_are_not_of_an_artifact_are_not_replaced(
     gateway: Gateway, artifact: LocalArtifact, folder: str, name: str
 ) -> None:
