@@ -152,7 +152,7 @@ class S3Push(Transfers):
                 raise HoneError(DESTINATION_OCCUPIED, found)
 
     def _refuse_other_content(self, plan: PushPlan, held: dict[str, HeldFile]) -> None:
-        """Raise HoneError DestinationOccupied for objects of the artifact's names that no manifest shows to be Hone's."""
+        """Raise HoneError DestinationOccupied for objects that an upload would replace, and that no manifest lists."""
         for name in sorted(file.name for file in plan.upload if file.name in held):
             found = f"{self.location.where}, and {name} there has other content, and no {MANIFEST} shows whose it is"
             raise HoneError(DESTINATION_OCCUPIED, found)
