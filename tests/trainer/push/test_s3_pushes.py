@@ -212,6 +212,21 @@ def test_content_that_arrived_damaged_is_sent_again(
     assert gateway.files(folder) == list_content(artifact.root)
 
 
+def test_an_artifact_that_is_trained_again_meanwhile_gets_no_manifest(
+    gateway: Gateway, artifact: LocalArtifact, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = S3Destination.put
+
+    def put(self: S3Destination, name: str, content: bytes, md5: bytes) -> None:
+        (artifact.root / MANIFEST).unlink(missing_ok=True)
+        write(self, name, content, md5)
+
+    monkeypatch.setattr(S3Destination, "put", put)
+    reason, _ = refused(artifact, at(gateway, folder))
+    assert reason is ARTIFACT_CORRUPT
+    assert MANIFEST not in gateway.files(folder)
+
+
 def test_a_folder_at_the_root_of_a_bucket_is_possible(gateway: Gateway, artifact: LocalArtifact) -> None:
     gateway.client.make_bucket("whole")
     push(artifact, Location("push", "s3://whole", endpoint=gateway.url, secret=SECRET))

@@ -93,6 +93,7 @@ class S3Push(Transfers):
             self.retry(partial(self.store.remove, name))
         if plan.upload:
             self._upload_until_complete(artifact.files, plan)
+        artifact.refuse_replaced()
         self._write_manifest(artifact, held)
 
     def _upload_until_complete(self, files: list[LocalFile], plan: PushPlan) -> None:
