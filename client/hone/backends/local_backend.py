@@ -125,6 +125,7 @@ class LocalBackend:
         require_artifact(self._read_job(name))
         source = self._folder / name
         manifest = read_manifest(source)
+        target.check_names(manifest)
         with target.lock_folder(folder):
             missing = target.find_missing(folder, manifest)
             total = sum(each.size for each in manifest.files.values())

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hone_api.layout import EMBEDDED_TOOL_PARSERS
-from hone_api.reasons import ARTIFACT_MISSING, MODEL_NOT_FOUND, HoneError
+from hone_api.reasons import ARTIFACT_MISSING, INVALID_SPEC, MODEL_NOT_FOUND, HoneError
 
 from hone import notices
 from hone.specs import documents
@@ -62,7 +62,13 @@ def make_engine_arguments(target: Path, claims: dict[str, str], jobs: dict[str, 
 
 
 def _find_folder(source: dict[str, Any], claims: dict[str, str], jobs: dict[str, str], field: str) -> Path:
-    """Return the local folder of a fineTuneJob or claim of the manifest."""
+    """Return the local folder of a fineTuneJob or claim of the manifest. A URI is downloaded in a cluster only."""
+    if source.get("uri"):
+        raise HoneError(
+            INVALID_SPEC,
+            f"{field}.uri is {source['uri']}, and the engine on this machine downloads no URIs",
+            remedy=f"Download it yourself, and name its folder in {field}.claim instead.",
+        )
     if source.get("fineTuneJob"):
         name = source["fineTuneJob"]["name"]
         folder = Path(jobs.get(name, name))

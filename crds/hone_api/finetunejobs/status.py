@@ -32,6 +32,7 @@ class Push(ApiModel):
     address: str = Field(
         description="The destination: s3://BUCKET/FOLDER, hf://OWNER/NAME or oci://REGISTRY/REPOSITORY:TAG."
     )
+    endpoint: str | None = Field(None, description="The server of the address, where the destination names one.")
     digest: str | None = Field(None, description="Digest of the artifact that is complete there.")
     revision: str | None = Field(None, description="The commit on the hub, or the digest in the registry.")
     reason: str | None = Field(None, description="Why the last push failed, in UpperCamelCase.")

@@ -19,8 +19,9 @@ from hone_operator.finetunejob.snapshot import JobView, ObservedFineTuneJob
 from hone_operator.finetunejob.waiting import get_recheck_seconds
 from hone_operator.objects import timestamps
 from hone_operator.objects.drift import APPLIED_ANNOTATION, get_annotation
-from hone_operator.objects.resources import JOBS, Object, is_controlled_by
+from hone_operator.objects.resources import JOBS, Object, awaits_push, is_controlled_by
 from hone_operator.reconcile.conditions import Conditions
+from hone_operator.reconcile.ownership import is_own
 from hone_operator.reconcile.plan import Create, Plan, build_delete
 
 PUSHED = "Pushed"
@@ -28,12 +29,13 @@ PUSHED = "Pushed"
 RUNNING = "Pushing"
 DELETION_RECHECK_SECONDS = 2.0
 CONFLICT_RECHECK_SECONDS = 20.0
+CONFIG_MAP_RECHECK_SECONDS = 1.0
 # The pause before a failed push is repeated: a quarter of the time since the job succeeded, within these bounds.
 SHORTEST_PAUSE, LONGEST_PAUSE = timedelta(minutes=5), timedelta(hours=6)
 
 
 def announce(conditions: Conditions, result: Plan) -> None:
-    """Report that an artifact that has just become complete will be pushed, and plan that at once."""
+    """Report that a complete artifact will be pushed, and look again at once, with the snapshot of a push."""
     conditions.set(PUSHED, False, RUNNING, "The artifact is complete, and is about to be pushed.")
     result.requeue_after_seconds = 0.0
 
@@ -62,6 +64,9 @@ def plan_push(
         if is_current and view.active_pods:  # other containers keep the pod
             result.actions += sidecars.plan_job_removal(view)
         return
+    if not awaits_push(observed.owner):  # a destination was added: the snapshot lacks what a push needs
+        announce(conditions, result)
+        return
     _plan_job(observed, desired, now, conditions, result, is_current=is_current)
     trouble = next((each.error for each in observed.sync_failures if each.stops_pods), None)
     if trouble and not view.active_pods:
@@ -74,9 +79,10 @@ def _is_same(found: Object, desired: Object) -> bool:
 
 def _list_pushes(job: FineTuneJob, digest: str, before: list[Object]) -> list[Push]:
     """Return what is known of each destination: of another artifact, nothing."""
-    known = {push["address"]: Push.model_validate(push) for push in before if push.get("digest") in (None, digest)}
-    addresses = [destination.address for destination in job.spec.output.push]
-    return [known.get(address) or Push(address=address) for address in addresses]
+    found = [Push.model_validate(push) for push in before if push.get("digest") in (None, digest)]
+    known = {(push.address, push.endpoint): push for push in found}
+    wanted = [Push(address=each.address, endpoint=each.endpoint) for each in job.spec.output.push]
+    return [known.get((push.address, push.endpoint)) or push for push in wanted]
 
 
 def _add_results(pushes: list[Push], view: JobView, digest: str) -> None:
@@ -89,14 +95,15 @@ def _add_results(pushes: list[Push], view: JobView, digest: str) -> None:
             if found.index >= len(pushes):
                 continue
             push = pushes[found.index]
+            place = Push(address=push.address, endpoint=push.endpoint)
             if found.reason is None:
-                pushes[found.index] = Push(address=push.address, digest=digest, revision=found.revision)
+                pushes[found.index] = place.model_copy(update={"digest": digest, "revision": found.revision})
             elif push.digest is None:
-                pushes[found.index] = Push(address=push.address, reason=found.reason, message=found.message)
+                pushes[found.index] = place.model_copy(update={"reason": found.reason, "message": found.message})
     if is_complete:
         for index, push in enumerate(pushes):
             if push.digest is None:
-                pushes[index] = Push(address=push.address, digest=digest)
+                pushes[index] = Push(address=push.address, endpoint=push.endpoint, digest=digest)
 
 
 def _plan_job(
@@ -111,22 +118,34 @@ def _plan_job(
     """Start, replace or repeat the Job, and report why the artifact is not pushed yet."""
     view, found = observed.pushing, observed.push_job
     conditions.set(PUSHED, False, RUNNING, "The pushing pod is being made, scheduled or started.")
-    if found is None:
+    if found is None and observed.config_map and not is_own(observed.config_map, observed.owner):
+        _set_name_conflict(observed.config_map, conditions, result)
+    elif found is None:
+        # The pod reads the destinations from the ConfigMap, so the Job is made once the ConfigMap has them.
         config_map = children.build_config_map(observed.owner)
-        result.actions += [*children.plan_config_map(observed.config_map, config_map), Create(JOBS, desired)]
+        if actions := children.plan_config_map(observed.config_map, config_map):
+            result.actions += actions
+            result.requeue_after_seconds = CONFIG_MAP_RECHECK_SECONDS
+        else:
+            result.actions.append(Create(JOBS, desired))
     elif found["metadata"].get("deletionTimestamp"):
         result.requeue_after_seconds = DELETION_RECHECK_SECONDS
     elif not is_controlled_by(found, observed.owner):
-        text = f"Job {found['metadata']['name']} exists, and Hone did not make it for this FineTuneJob"
-        error = HoneError(NAME_CONFLICT, text)
-        conditions.set(PUSHED, False, error.reason.name, error.sentence())
-        result.requeue_after_seconds = CONFLICT_RECHECK_SECONDS
+        _set_name_conflict(found, conditions, result)
     elif not is_current:
         result.actions.append(build_delete(JOBS, found))
     elif finished := view.find_condition("Failed"):
         _plan_retry(view, found, finished, now, conditions, result)
     else:
         _set_running(observed, view, now, conditions, result)
+
+
+def _set_name_conflict(found: Object, conditions: Conditions, result: Plan) -> None:
+    """Report that another object has the name of the Job or of the ConfigMap that its pod reads."""
+    text = f"{found['kind']} {found['metadata']['name']} exists, and Hone did not make it for this FineTuneJob"
+    error = HoneError(NAME_CONFLICT, text)
+    conditions.set(PUSHED, False, error.reason.name, error.sentence())
+    result.requeue_after_seconds = CONFLICT_RECHECK_SECONDS
 
 
 def _plan_retry(

@@ -60,7 +60,7 @@ def test_a_complete_artifact_is_pushed_by_a_job_of_its_own(hone: Cluster, images
     done = hone.wait("finetunejob", "pushed", condition("Pushed"), lab, timeout=TRAIN_SECONDS + PUSH_SECONDS)
     digest = done["status"]["artifact"]["digest"]
     assert done["status"]["stage"] == "Succeeded"
-    assert done["status"]["pushes"] == [{"address": f"s3://{BUCKET}/faq/", "digest": digest}]
+    assert done["status"]["pushes"] == [{"address": f"s3://{BUCKET}/faq/", "endpoint": STORE, "digest": digest}]
     assert verify(hone, images, lab, "faq/") == digest
     jobs = {each["metadata"]["name"]: json.dumps(each["spec"]) for each in hone.list("jobs", lab)}
     assert [name for name, spec in jobs.items() if '"writer"' in spec] == ["pushed-push"]
@@ -106,7 +106,7 @@ def test_a_push_that_fails_costs_no_artifact_and_is_repeated(hone: Cluster, imag
     hone.kubectl("delete", "job", "repeated-push", namespace=lab)
     done = hone.wait("finetunejob", "repeated", condition("Pushed"), lab, timeout=PUSH_SECONDS)
     digest = done["status"]["artifact"]["digest"]
-    assert done["status"]["pushes"] == [{"address": f"s3://{BUCKET}/repeated/", "digest": digest}]
+    assert done["status"]["pushes"] == [{"address": f"s3://{BUCKET}/repeated/", "endpoint": STORE, "digest": digest}]
     assert verify(hone, images, lab, "repeated/") == digest
 
 

@@ -1,5 +1,6 @@
 """Pushes to a stand-in of the hub: one commit, repeated without a byte, and with faults of the hub."""
 
+import socket
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -184,3 +185,19 @@ def test_pushes_killed_at_random_moments_end_in_one_commit(hub: WritableHub, tmp
     commit = push(artifact)
     assert hub.repositories["me/faq"].files == wanted
     assert [oid for oid, _ in hub.repositories["me/faq"].commits][1:] == [commit]
+
+
+@pytest.mark.parametrize("phase", ["from the begin", "in the middle"])
+def test_a_hub_that_is_silent_ends_the_push(
+    hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    artifact = load_artifact(write_artifact(tmp_path / "model", "model", shards=SHARDS))
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts connections, and nobody answers
+        if phase == "in the middle":
+            monkeypatch.setattr(HubPush, "_find_head", lambda self, api: "0" * 40)
+            monkeypatch.setattr(HubPush, "_list_held", lambda self, api, commit: {})
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        pushed = HubPush("me/faq", True, TOKEN, "here", "there", lambda note: None, 0.001, silence_seconds=0.05)
+        with pytest.raises(HoneError) as caught:
+            pushed.push(artifact)
+    assert caught.value.reason is HUB_UNREACHABLE

@@ -119,7 +119,7 @@ def test_the_artifact_of_another_job_is_not_replaced(gateway: Gateway, folder: s
     assert gateway.files(folder) == list_content(first)
 
 
-@pytest.mark.parametrize("name", [MANIFEST, "adapter/adapter_model.bin"])
+@pytest.mark.parametrize("name", [MANIFEST, "adapter/adapter_model.bin", "adapter/adapter_config.json"])
 def test_files_that_are_not_of_an_artifact_are_not_replaced(
     gateway: Gateway, artifact: LocalArtifact, folder: str, name: str
 ) -> None:
@@ -210,6 +210,21 @@ def test_content_that_arrived_damaged_is_sent_again(
     push(artifact, at(gateway, folder))
     assert spoiled
     assert gateway.files(folder) == list_content(artifact.root)
+
+
+def test_an_artifact_that_is_trained_again_meanwhile_gets_no_manifest(
+    gateway: Gateway, artifact: LocalArtifact, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = S3Destination.put
+
+    def put(self: S3Destination, name: str, content: bytes, md5: bytes) -> None:
+        (artifact.root / MANIFEST).unlink(missing_ok=True)
+        write(self, name, content, md5)
+
+    monkeypatch.setattr(S3Destination, "put", put)
+    reason, _ = refused(artifact, at(gateway, folder))
+    assert reason is ARTIFACT_CORRUPT
+    assert MANIFEST not in gateway.files(folder)
 
 
 def test_a_folder_at_the_root_of_a_bucket_is_possible(gateway: Gateway, artifact: LocalArtifact) -> None:

@@ -264,6 +264,11 @@ class TestServe:
         path = write(tmp_path / "claim.yaml", service(model={"claim": {"name": "models"}}))
         assert make_engine_arguments(path, {"models": "/mnt"}, {}) == ["/mnt"]
 
+    def test_a_uri_is_refused(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "uri.yaml", service(model={"uri": "s3://models/faq/"}))
+        with pytest.raises(HoneError, match=r"spec\.model\.uri is s3://models/faq/, and the engine on this machine"):
+            make_engine_arguments(path, {}, {})
+
     def test_fields_that_are_ignored_here_are_reported(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -243,6 +243,10 @@ class TestDelete:
             ),
             (deletion.Neighbours(jobs=[job("b", spec={"cache": {"claim": {"name": "faq"}}})]), "FineTuneJob b"),
             (
+                deletion.Neighbours(services=[service("c", spec={"cache": {"claim": {"name": "faq"}}})]),
+                "InferenceService c",
+            ),
+            (
                 deletion.Neighbours(
                     pods=[
                         {

@@ -1,5 +1,7 @@
 """The Python client in a cluster: what a stand-in for the API server receives, and what the client returns."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,8 @@ from artifact_cluster import assert_pulled, serve_artifact
 from fake_cluster import CORE, DIGEST, HONE, FakeCluster, job, pod, serve, service
 from hone import Client, ClientError, InvalidSpecError, JobFailedError
 from hone.kube import port_forward
+from hone_api.artifacts.manifest import FileDigest, digest_of
+from hone_api.reasons import HoneError
 
 ROWS = [{"text": "one"}]
 
@@ -191,3 +195,26 @@ def test_nothing_runs_in_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="has started no InferenceService"):
         client.service("faq")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pull_on_this_machine_writes_nothing_outside_its_folder(tmp_path: Path) -> None:
+    state, output = tmp_path / ".hone/finetunejobs/faq", tmp_path / "faq"
+    state.mkdir(parents=True)
+    (state / "finetunejob.yaml").write_text(json.dumps(job()))
+    content = {"../outside": b"x", "adapter/adapter_config.json": b"{}"}
+    files = {
+        name: FileDigest(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in content.items()
+    }
+    summary = {"kind": "adapter", "digest": digest_of(files), "baseModel": "a/b"}
+    ended = {"outcome": "Succeeded", "reason": "Succeeded", "message": "done", "artifact": summary}
+    (state / "result.json").write_text(json.dumps(ended))
+    for name, data in content.items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_bytes(data)
+    about = {"baseModel": {"name": "a/b"}, "datasetFingerprint": "x", "metrics": {}, "parameters": {}, "versions": {}}
+    listed = {name: found.to_wire() for name, found in files.items()}
+    manifest = {"kind": "adapter", "job": "faq", "digest": digest_of(files), "files": listed, "spec": {}} | about
+    (output / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(HoneError, match=r"lists the file '\.\./outside', which is no plain path"):
+        Client(local=True, folder=tmp_path).job("faq").pull(tmp_path / "here" / "out")
+    assert not list((tmp_path / "here").rglob("outside"))

@@ -4,13 +4,17 @@ import errno
 import io
 import json
 import os
+import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from hone_api.finetunejobs.spec import FineTuneJobSpec
+from hone_api.finetunejobs.tracking import TrackingOptions
 from hone_trainer.tracking.journal import Journal, JournalReader, count_entries
 from hone_trainer.tracking.process import describe
 from hone_trainer.tracking.record import RunRecord, SentState, keep_record, read_state, write_state
+from hone_trainer.tracking.trackers import Trackers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,3 +109,28 @@ def test_an_error_is_one_line_with_its_cause_and_without_credentials(monkeypatch
     assert found.endswith("; ConnectionRefusedError: [Errno 111] Connection refused")
     assert "\n" not in found
     assert len(found) < 450
+
+
+@pytest.mark.parametrize("refused", ["start", "end"])
+def test_a_process_that_the_system_refuses_is_reported_and_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    options = TrackingOptions.model_validate({"trackio": {"project": "faq"}})
+    spec = FineTuneJobSpec.model_construct(tracking=options)
+    with Trackers(tmp_path, spec, {}) as trackers:
+        if refused == "start":
+            monkeypatch.setattr(subprocess, "Popen", refuse)
+        trackers.start(make_record("one", "a"))
+        for process in trackers._processes:  # as the kernel does where memory lacks
+            process.wait_until(0)
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        trackers.end("finished")
+    [report] = trackers.make_reports() or []
+    assert report.message == "The trackers can't be started: Cannot allocate memory."
+
+
+def test_a_journal_that_cannot_be_read_is_empty(tmp_path: Path) -> None:
+    assert count_entries(tmp_path) == 0

@@ -86,6 +86,8 @@ def find_setting_warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
     found = []
     if spec.resources.gpus and not has_gpu:
         found.append(f"spec.resources.gpus is {spec.resources.gpus}, and torch sees no GPU: training on the CPU")
+    elif spec.resources.gpus and spec.training.sft_config().get("use_cpu"):
+        found.append(f"spec.training.extra.useCpu is true: training on the CPU, without the {spec.resources.gpus} GPUs")
     if (spec.training.optim or "").startswith("paged_") and not has_gpu:
         found.append(f"spec.training.optim is {spec.training.optim}, and torch sees no GPU: its state is not paged")
     if spec.training.lr_scheduler_type == "constant" and spec.training.warmup_steps:

@@ -37,6 +37,16 @@ class LocalArtifact:
         listed = self.manifest.files.items()
         return [LocalFile(name, self.root / name, found.size, found.sha256) for name, found in listed]
 
+    def refuse_replaced(self) -> None:
+        """Raise HoneError ArtifactCorrupt where the folder no longer has this manifest: files may be of another run."""
+        try:
+            is_same = read_content(self.root / MANIFEST) == self.content
+        except (OSError, ValueError):
+            is_same = False
+        if not is_same:
+            remedy = "Push again when nothing writes to this folder."
+            raise HoneError(ARTIFACT_CORRUPT, f"{self.root} has changed while it was pushed", remedy=remedy)
+
 
 def load_artifact(root: Path, digest: str | None = None) -> LocalArtifact:
     """Return the artifact in a folder, which must have this digest if one is given.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from hone_api import strictjson
 from hone_api.artifacts.manifest import ArtifactManifest, list_folders, read_content
@@ -26,9 +27,10 @@ from hone_api.reasons import (
     HUB_UNREACHABLE,
     HoneError,
 )
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from hone_trainer.push.artifact import LocalArtifact, LocalFile
@@ -41,6 +43,8 @@ HUB_MANIFEST = "hone-manifest.json"
 KEPT_FILES = frozenset({".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md"})
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
+# Without a byte for this long a request has failed. The hub may need long for a commit, which is then found complete.
+CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 120.0
 # How often everything is uploaded whose content differs from the file's afterwards.
 DAMAGED_ATTEMPTS = 3
 # Somebody else has committed meanwhile, or commits now.
@@ -58,6 +62,7 @@ class HubPush:
     token_field: str
     note: Callable[[str], None]
     first_wait_seconds: float = FIRST_WAIT_SECONDS
+    silence_seconds: float = SILENCE_SECONDS
 
     def push(self, artifact: LocalArtifact) -> str:
         """Make the newest commit the artifact, and return it. Raises HoneError.
@@ -65,6 +70,7 @@ class HubPush:
         Reasons: HubUnauthorized, HubUnreachable, DestinationMissing, DestinationOccupied, DestinationRefused.
         """
         disable_progress_bars()
+        set_client_factory(self._make_client)
         api = HfApi(token=self.token)
         failed = 0
         while True:
@@ -79,6 +85,12 @@ class HubPush:
                 self.note(f"the hub failed: {_describe(error)}: trying again")
                 longest = min(self.first_wait_seconds * 2**failed, LONGEST_WAIT_SECONDS)
                 time.sleep(random.uniform(longest / 2, longest))
+
+    def _make_client(self) -> Any:
+        """Return the HTTP client of the library, which has no timeouts by default: a silent hub would hold a push."""
+        client: Any = default_client_factory()
+        client.timeout = (CONNECT_SECONDS, self.silence_seconds, self.silence_seconds, None)
+        return client
 
     def _push(self, api: HfApi, artifact: LocalArtifact) -> str:
         """Push once. Raises HoneError, and exceptions of huggingface_hub."""
@@ -101,12 +113,12 @@ class HubPush:
     def _find_head(self, api: HfApi) -> str:
         """Return the newest commit of the repository, which is created if it does not exist."""
         try:
-            return str(api.model_info(self.repo).sha)
+            return str(api.model_info(self.repo, timeout=self.silence_seconds).sha)
         except RepositoryNotFoundError:
             kind = "private" if self.is_private else "public"
             self.note(f"creating the {kind} repository {self.repo}")
             api.create_repo(self.repo, private=self.is_private, exist_ok=True)
-            return str(api.model_info(self.repo).sha)
+            return str(api.model_info(self.repo, timeout=self.silence_seconds).sha)
 
     def _list_held(self, api: HfApi, commit: str) -> dict[str, HeldFile]:
         found = api.list_repo_tree(self.repo, recursive=True, revision=commit)

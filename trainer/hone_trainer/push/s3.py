@@ -84,6 +84,8 @@ class S3Push(Transfers):
             earlier = list(before.files)
         self._refuse_foreign(artifact, held, earlier)
         plan = self._compare(artifact.files, held, earlier)
+        if before is None:  # what an interrupted push has left has the content of this artifact
+            self._refuse_other_content(plan, held)
         self._meter = Meter(sum(file.size for file in artifact.files), 0, self.note, verb="uploaded")
         self._meter.keep(sum(file.size for file in artifact.files) - plan.upload_bytes)
         for name in plan.remove:
@@ -91,6 +93,7 @@ class S3Push(Transfers):
             self.retry(partial(self.store.remove, name))
         if plan.upload:
             self._upload_until_complete(artifact.files, plan)
+        artifact.refuse_replaced()
         self._write_manifest(artifact, held)
 
     def _upload_until_complete(self, files: list[LocalFile], plan: PushPlan) -> None:
@@ -148,6 +151,12 @@ class S3Push(Transfers):
             if name.partition("/")[0] in folders and name not in own:
                 found = f"{self.location.where}, and {name} there is not of an artifact of this job"
                 raise HoneError(DESTINATION_OCCUPIED, found)
+
+    def _refuse_other_content(self, plan: PushPlan, held: dict[str, HeldFile]) -> None:
+        """Raise HoneError DestinationOccupied for objects that an upload would replace, and that no manifest lists."""
+        for name in sorted(file.name for file in plan.upload if file.name in held):
+            found = f"{self.location.where}, and {name} there has other content, and no {MANIFEST} shows whose it is"
+            raise HoneError(DESTINATION_OCCUPIED, found)
 
     def _read_manifest(self, held: dict[str, HeldFile]) -> ArtifactManifest | None:
         """Return the manifest of the folder. Raises HoneError DestinationOccupied when it is none of Hone's."""

@@ -88,8 +88,11 @@ class JournalReader:
 
 
 def count_entries(path: Path) -> int:
-    """Return the number of complete lines of a journal."""
-    return len(JournalReader(path).read_after(0))
+    """Return the number of complete lines of a journal; 0 for one that can't be read."""
+    try:
+        return len(JournalReader(path).read_after(0))
+    except OSError:
+        return 0
 
 
 def _parse_lines(content: bytes) -> list[Entry]:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -101,20 +102,34 @@ class Trackers:
         try:
             self._record = keep_record(self._folder, record)
             self.journal = Journal(self._folder / JOURNAL_FILE)
-            self._processes = [self._launch(name) for name in self._options]
         except OSError as error:
-            self._error = f"The trackers can't be started: {error.strerror}."
+            self._note_failure(error)
+        else:
+            self._processes = self._launch_all(self._options)
 
     def resend(self) -> None:
         """Start the processes once more for a run that has ended, if a tracker lacks some of it, and wait for them."""
         self._record = read_record(self._folder) if self._options else None
         if any(report.unsent for report in self.make_reports() or []):
-            self._processes = [self._launch(name) for name in self._options]
+            self._processes = self._launch_all(self._options)
             self.end("finished")
             self.wait()
 
+    def _launch_all(self, names: Iterable[str]) -> list[TrackerProcess]:
+        """Start the processes of trackers. What the system refuses, such as for lack of memory, is reported."""
+        found = []
+        for name in names:
+            try:
+                found.append(self._launch(name))
+            except OSError as error:
+                self._note_failure(error)
+        return found
+
     def _launch(self, name: str) -> TrackerProcess:
         return TrackerProcess(self._folder, name, self._options[name], self._credentials.get(name, {}))
+
+    def _note_failure(self, error: OSError) -> None:
+        self._error = f"The trackers can't be started: {error.strerror}."
 
     def end(self, word: str) -> None:
         """Report how training ended. The processes send the rest meanwhile, until `wait`."""
@@ -123,7 +138,9 @@ class Trackers:
         self._word = word
         self._deadline = time.monotonic() + (CATCH_UP_SECONDS if word == "finished" else STOP_SECONDS)
         if word == "finished":  # one that was killed, such as for lack of memory, gets a second chance
-            self._processes = [each if each.exit_code is None else self._launch(each.name) for each in self._processes]
+            ended = [each.name for each in self._processes if each.exit_code is not None]
+            running = [each for each in self._processes if each.exit_code is None]
+            self._processes = running + self._launch_all(ended)
         for process in self._processes:
             process.send_outcome(word)
 

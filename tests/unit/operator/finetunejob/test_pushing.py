@@ -36,6 +36,8 @@ Object = dict[str, Any]
 BUCKET = {"uri": "s3://models/faq/", "secret": {"name": "writer"}, "endpoint": "http://minio:9000"}
 HUB = {"hub": {"repo": "me/faq", "tokenSecret": {"name": "hub", "key": "write"}}}
 PUSHES = [BUCKET, HUB]
+# The bucket in status.pushes.
+PLACE = {"address": "s3://models/faq/", "endpoint": "http://minio:9000"}
 
 
 def owner_of(*pushes: Object, status: Object | None = None, **spec: Any) -> Object:
@@ -137,15 +139,28 @@ def test_a_complete_artifact_gets_a_pushing_job() -> None:
     [action] = found.actions
     assert isinstance(action, Create)
     assert action.body == build_push_job(owner, parsed_job(owner), IMAGE, DIGEST)
-    assert found.status["pushes"] == [{"address": "s3://models/faq/"}, {"address": "hf://me/faq"}]
+    assert found.status["pushes"] == [PLACE, {"address": "hf://me/faq"}]
 
 
 def test_the_manifest_has_the_destinations_before_the_job_is_made() -> None:
     observed = observe(owner_of(*PUSHES), has_job=False)
     observed.config_map = stored(children.build_config_map(owner_of()))
-    assert [action.resource for action in plan(observed).actions] == [CONFIGMAPS, JOBS]
+    first = plan(observed)  # actions of one pass are carried out at the same time, and one may fail alone
+    assert [action.resource for action in first.actions] == [CONFIGMAPS]
+    assert first.requeue_after_seconds
     observed.config_map = None
-    assert [type(action) for action in plan(observed).actions] == [Create, Create]
+    assert [action.resource for action in plan(observed).actions] == [CONFIGMAPS]
+    observed.config_map = stored(children.build_config_map(observed.owner))
+    assert [action.resource for action in plan(observed).actions] == [JOBS]
+
+
+def test_a_config_map_of_somebody_else_is_left_alone() -> None:
+    observed = observe(owner_of(*PUSHES), has_job=False)
+    assert observed.config_map
+    observed.config_map = foreign(observed.config_map)
+    found = plan(observed)
+    assert found.actions == []
+    assert conditions(found.status)["Pushed"] == ("False", "NameConflict")
 
 
 def test_a_running_push_is_reported() -> None:
@@ -161,7 +176,7 @@ def test_a_finished_push_shows_each_address_with_digest_and_revision() -> None:
     found = plan(observe(owner_of(*PUSHES), done, conditions=[job_condition("Complete")]))
     assert found.actions == []
     assert found.status["pushes"] == [
-        {"address": "s3://models/faq/", "digest": DIGEST},
+        PLACE | {"digest": DIGEST},
         {"address": "hf://me/faq", "digest": DIGEST, "revision": "abc"},
     ]
     assert conditions(found.status)["Pushed"] == ("True", "Pushed")
@@ -199,7 +214,7 @@ def test_a_failed_push_is_reported_and_the_job_is_still_succeeded() -> None:
     assert "the server refused access. The push is repeated at 2026-03-01T12:" in text
     assert "kubectl delete job faq-push --namespace team" in text
     assert found.status["pushes"] == [
-        {"address": "s3://models/faq/", "reason": "StoreUnauthorized", "message": "refused"},
+        PLACE | {"reason": "StoreUnauthorized", "message": "refused"},
         {"address": "hf://me/faq", "digest": DIGEST, "revision": "abc"},
     ]
     assert [(event.type, event.reason) for event in found.events] == [("Warning", "StoreUnauthorized")]
@@ -254,6 +269,7 @@ def test_a_job_that_pushed_elsewhere_says_nothing_about_an_added_destination() -
     observed = observe(owner_of(first), done, conditions=[job_condition("Complete")])
     changed = owner_of(first, second, status=plan(observed).status)
     observed.owner, observed.spec = changed, parsed_job(changed)
+    observed.owner = owner_of(first, second, status=plan(observed).status)
     found = plan(observed)
     assert [type(action) for action in found.actions] == [Delete]
     assert found.status["pushes"] == [
@@ -265,9 +281,22 @@ def test_a_job_that_pushed_elsewhere_says_nothing_about_an_added_destination() -
 def test_destinations_that_are_added_after_a_push_are_pushed_to() -> None:
     done = pod(container="push", terminated=terminated(0, pushed({"index": 0})))
     before = plan(observe(owner_of(BUCKET), done, conditions=[job_condition("Complete")])).status
-    found = plan(observe(owner_of(BUCKET, HUB, status=before), has_job=False))
+    noticed = observe(owner_of(BUCKET, HUB, status=before), has_job=False)
+    noticed.config_map = None  # it was not read, since all was pushed; the existing one lacks the destination
+    first = plan(noticed)
+    assert (first.actions, first.requeue_after_seconds) == ([], 0)
+    assert first.status["pushes"] == [PLACE | {"digest": DIGEST}, {"address": "hf://me/faq"}]
+    assert conditions(first.status)["Pushed"] == ("False", "Pushing")
+    found = plan(observe(owner_of(BUCKET, HUB, status=first.status), has_job=False))
     assert [type(action) for action in found.actions] == [Create]
-    assert found.status["pushes"] == [{"address": "s3://models/faq/", "digest": DIGEST}, {"address": "hf://me/faq"}]
+
+
+def test_another_server_with_the_same_address_is_pushed_to() -> None:
+    done = pod(container="push", terminated=terminated(0, pushed({"index": 0})))
+    before = plan(observe(owner_of(BUCKET), done, conditions=[job_condition("Complete")])).status
+    moved = BUCKET | {"endpoint": "http://other:9000"}
+    found = plan(observe(owner_of(moved, status=before), has_job=False))
+    assert found.status["pushes"] == [{"address": "s3://models/faq/", "endpoint": "http://other:9000"}]
     assert conditions(found.status)["Pushed"] == ("False", "Pushing")
 
 
@@ -324,9 +353,9 @@ def test_a_failed_job_is_not_pushed() -> None:
 
 
 def test_the_result_of_another_artifact_does_not_count() -> None:
-    other = [{"address": "s3://models/faq/", "digest": "sha256:" + "b" * 64}]
+    other = [PLACE | {"digest": "sha256:" + "b" * 64}]
     found = plan(observe(owner_of(BUCKET, status={"pushes": other}), has_job=False))
-    assert found.status["pushes"] == [{"address": "s3://models/faq/"}]
+    assert found.status["pushes"] == [PLACE]
     assert [type(action) for action in found.actions] == [Create]
 
 
