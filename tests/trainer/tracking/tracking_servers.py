@@ -91,11 +91,13 @@ class MLflowServer:
         """Start it and wait until it answers."""
         packages = _install("mlflow", MLFLOW)
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        # Its workers for jobs, ten processes of 300 MB, have nothing to do with tracking.
+        settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         store = ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db", "--workers", "1"]
         self._process = subprocess.Popen(
             [*command, *store],
             cwd=self._folder,
-            env={**os.environ, "PYTHONPATH": str(packages), "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env={**os.environ, "PYTHONPATH": str(packages), **settings},
             stdout=(self._folder / "log").open("ab"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
