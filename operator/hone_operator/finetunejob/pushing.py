@@ -61,7 +61,7 @@ def plan_push(
     if all(push.digest for push in pushes):
         where = ", ".join(push.address for push in pushes)
         conditions.set(PUSHED, True, PUSHED, f"The artifact {digest} is complete at {where}.")
-        if is_current and view.active_pods:  # other containers keep the pod
+        if is_current and sidecars.find_held_pods(view):
             result.actions += sidecars.plan_job_removal(view)
         return
     if not awaits_push(observed.owner):  # a destination was added: the snapshot lacks what a push needs

@@ -327,6 +327,15 @@ def test_a_job_that_is_being_deleted_is_waited_for() -> None:
     assert (found.actions, found.requeue_after_seconds) == ([], 2)
 
 
+def test_a_job_whose_pod_is_about_to_end_stays_with_its_log() -> None:
+    """The container's end is in the pod's status before the pod's own."""
+    ending = pod(container="push", terminated=terminated(0, pushed({"index": 0}, {"index": 1})))
+    ending["status"]["phase"] = "Running"
+    found = plan(observe(owner_of(*PUSHES), ending))
+    assert conditions(found.status)["Pushed"][0] == "True"
+    assert not found.actions
+
+
 @pytest.mark.parametrize(("state", "action"), [(terminated(0, pushed()), Delete), (terminated(67, REFUSED), Patch)])
 def test_other_containers_do_not_keep_the_pod(state: Object, action: type) -> None:
     held = pod(container="push", terminated=state)
