@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from hone_api.containers import URI_DOWNLOAD, module_command
 from hone_api.inferenceservices.spec import ArtifactUri, InferenceServiceSpec
-from hone_api.layout import POD_CACHE, POD_CONFIG_MAPS, POD_DOWNLOADED, POD_SECRETS
+from hone_api.layout import POD_CACHE, POD_DOWNLOADED
 
 from hone_operator.objects.resources import Object
 from hone_operator.pods.pod_spec import (
@@ -87,15 +87,9 @@ class UriDownloads:
 
     def _mount_inputs(self, own: Volumes) -> list[str]:
         """Mount the Secrets and certificates of sources, and return the arguments with their paths."""
-        arguments: list[str] = []
         sources = [download.source for download in self.downloads]
-        for number, name in enumerate(dict.fromkeys(source.secret.name for source in sources if source.secret)):
-            path = f"{POD_SECRETS}/{name}"
-            own.add_all_of_secret(f"source-secret-{number}", name, path)
-            arguments += ["--secret", f"{name}={path}"]
-        bundles = dict.fromkeys(source.ca_bundle.config_map.name for source in sources if source.ca_bundle)
-        for number, name in enumerate(bundles):
-            path = f"{POD_CONFIG_MAPS}/{name}"
-            own.add_config_map(f"source-certificates-{number}", name, path)
-            arguments += ["--config-map", f"{name}={path}"]
-        return arguments
+        return own.add_inputs(
+            (source.secret.name for source in sources if source.secret),
+            (source.ca_bundle.config_map.name for source in sources if source.ca_bundle),
+            prefix="source-",
+        )

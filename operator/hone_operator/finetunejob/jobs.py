@@ -278,20 +278,12 @@ def _build_volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]
 
 def _add_secrets_and_certificates(volumes: Volumes, job: FineTuneJob) -> list[str]:
     """Mount the Secrets and CA bundles of sources, and return the trainer's arguments with their paths."""
-    arguments: list[str] = []
-    secrets = dict.fromkeys(source.secret.name for source in _list_sources(job) if source.secret)
-    for number, name in enumerate(secrets):
-        path = f"{POD_SECRETS}/{name}"
-        volumes.add_all_of_secret(f"secret-{number}", name, path)
-        arguments += ["--secret", f"{name}={path}"]
-    mounted = _list_dataset_config_maps(job)
-    bundles = dict.fromkeys(source.ca_bundle.config_map.name for source in _list_sources(job) if source.ca_bundle)
-    for number, name in enumerate(bundles):
-        if name not in mounted:
-            path = f"{POD_CONFIG_MAPS}/{name}"
-            volumes.add_config_map(f"certificates-{number}", name, path)
-            arguments += ["--config-map", f"{name}={path}"]
-    return arguments
+    sources = _list_sources(job)
+    return volumes.add_inputs(
+        (source.secret.name for source in sources if source.secret),
+        (source.ca_bundle.config_map.name for source in sources if source.ca_bundle),
+        mounted=_list_dataset_config_maps(job),
+    )
 
 
 def _add_tracker_secrets(volumes: Volumes, job: FineTuneJob, given: list[str]) -> list[str]:

@@ -8,10 +8,8 @@ from hone_api.containers import PUSH, module_command
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.layout import (
     FINETUNEJOB_LABEL,
-    POD_CONFIG_MAPS,
     POD_MANIFEST,
     POD_OUTPUT,
-    POD_SECRETS,
     artifact_path,
 )
 from hone_api.pods.pod_options import ComputeResources
@@ -104,17 +102,7 @@ def _build_requirements(resources: ComputeResources) -> Object:
 
 def _add_secrets(volumes: Volumes, job: FineTuneJob) -> list[str]:
     """Mount Secrets and CA bundles of the destinations, and return the arguments with their paths."""
-    arguments: list[str] = []
     destinations = job.spec.output.push
     named = [each.secret.name for each in destinations if each.secret]
     named += [each.hub.token_secret.name for each in destinations if each.hub and each.hub.token_secret]
-    for number, name in enumerate(dict.fromkeys(named)):
-        path = f"{POD_SECRETS}/{name}"
-        volumes.add_all_of_secret(f"secret-{number}", name, path)
-        arguments += ["--secret", f"{name}={path}"]
-    bundles = dict.fromkeys(each.ca_bundle.config_map.name for each in destinations if each.ca_bundle)
-    for number, name in enumerate(bundles):
-        path = f"{POD_CONFIG_MAPS}/{name}"
-        volumes.add_config_map(f"certificates-{number}", name, path)
-        arguments += ["--config-map", f"{name}={path}"]
-    return arguments
+    return volumes.add_inputs(named, (each.ca_bundle.config_map.name for each in destinations if each.ca_bundle))

@@ -5,10 +5,10 @@ finetunejob/jobs.py and inferenceservice/children.py.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hone_api.layout import COMPONENT_LABEL, MANAGED_BY_LABEL, MANAGER
+from hone_api.layout import COMPONENT_LABEL, MANAGED_BY_LABEL, MANAGER, POD_CONFIG_MAPS, POD_SECRETS
 from hone_api.pods.pod_options import ComputeResources, PodOptions
 
 from hone_operator.objects.resources import Object
@@ -83,6 +83,25 @@ class Volumes:
         """Mount all keys of a Secret as files in a folder."""
         self.volumes.append({"name": volume, "secret": {"secretName": name, "defaultMode": 0o440}})
         self._add_mount(volume, path, None, True)
+
+    def add_inputs(
+        self, secrets: Iterable[str], certificates: Iterable[str], *, prefix: str = "", mounted: Collection[str] = ()
+    ) -> list[str]:
+        """Mount Secrets and ConfigMaps with certificates, each once. Return the arguments with the paths of all.
+
+        prefix: of the volumes' names. mounted: ConfigMaps that the arguments name already.
+        """
+        arguments: list[str] = []
+        for number, name in enumerate(dict.fromkeys(secrets)):
+            path = f"{POD_SECRETS}/{name}"
+            self.add_all_of_secret(f"{prefix}secret-{number}", name, path)
+            arguments += ["--secret", f"{name}={path}"]
+        for number, name in enumerate(dict.fromkeys(certificates)):
+            if name not in mounted:
+                path = f"{POD_CONFIG_MAPS}/{name}"
+                self.add_config_map(f"{prefix}certificates-{number}", name, path)
+                arguments += ["--config-map", f"{name}={path}"]
+        return arguments
 
     def _add_mount(self, volume: str, path: str, sub_path: str | None, read_only: bool) -> None:
         mount: Object = {"name": volume, "mountPath": path}
