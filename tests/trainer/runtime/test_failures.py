@@ -10,7 +10,7 @@ import pytest
 import torch
 from hone_api.reasons import DISK_FULL, OUT_OF_MEMORY
 from hone_trainer.runtime.environment import limit_devices
-from hone_trainer.runtime.errors import classify_error
+from hone_trainer.runtime.errors import UnclassifiedError, classify_error
 from safetensors.torch import load_file, save_file
 
 Job = Callable[..., dict[str, Any]]
@@ -277,3 +277,16 @@ def test_gradients_whose_norm_is_infinite_end_the_run(job: Job, train: Train, cl
     )
     assert (failed.code, failed.word["reason"]) == (68, "NonFiniteLoss"), failed.log
     assert "gradient norm is inf" in failed.word["message"]
+
+
+def test_a_failure_without_a_name_quotes_no_credentials() -> None:
+    url = "https://me:opensesame@proxy.example.com/x?X-Amz-Signature=abc123"
+    try:
+        raise RuntimeError(f"no route to {url}")
+    except RuntimeError as error:
+        failure = classify_error(error)
+    assert isinstance(failure, UnclassifiedError)
+    for text in (failure.message, failure.traceback):
+        assert "proxy.example.com" in text
+        assert "opensesame" not in text
+        assert "abc123" not in text

@@ -13,7 +13,7 @@ from pathlib import Path
 from hone_api.artifacts.trainer_reports import PushResult, TerminationMessage
 from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
 from hone_api.io.command_line import parse_pair
-from hone_api.io.terminal import hide_url_credentials, make_output_safe, print_line
+from hone_api.io.terminal import make_output_safe, print_line
 from hone_api.reasons import INTERRUPTED, HoneError
 
 from hone_trainer.inputs import manifest
@@ -94,8 +94,7 @@ def _report(error: Exception) -> HoneError:
     """Print the failure that an exception means, and return it."""
     failure = classify_error(error)
     if isinstance(failure, UnclassifiedError):
-        print_line(hide_url_credentials(failure.traceback.rstrip("\n")))
-        failure = HoneError(failure.reason, hide_url_credentials(failure.message))
+        print_line(failure.traceback.rstrip("\n"))
     print_line(f"\nerror: {failure.reason.name}\n  {failure.message}\n  {failure.remedy}")
     return failure
 

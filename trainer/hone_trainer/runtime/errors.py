@@ -16,7 +16,7 @@ from pathlib import Path
 from traceback import format_exception, walk_tb
 
 from hone_api.byte_sizes import format_bytes
-from hone_api.io.terminal import make_encodable
+from hone_api.io.terminal import hide_url_credentials, make_encodable
 from hone_api.reasons import (
     DATASET_NOT_FOUND,
     DISK_FULL,
@@ -47,11 +47,14 @@ _HUB_PACKAGES = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "
 
 
 class UnclassifiedError(HoneError):
-    """A failure without a name. `traceback` shows its origin."""
+    """A failure without a name. `traceback` shows its origin.
+
+    Neither has the credentials of URLs, which libraries quote: those of a proxy, or a signature.
+    """
 
     def __init__(self, message: str, traceback: str) -> None:
-        super().__init__(INTERNAL_ERROR, message)
-        self.traceback = make_encodable(traceback)
+        super().__init__(INTERNAL_ERROR, hide_url_credentials(message))
+        self.traceback = make_encodable(hide_url_credentials(traceback))
 
 
 def classify_error(error: BaseException) -> HoneError:
