@@ -16,41 +16,27 @@ from pathlib import Path
 from threading import Event, Thread
 
 from hone_api.byte_sizes import format_bytes
-from hone_api.containers import DOWNLOAD_PROGRAM, failure_line
-from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
-from hone_api.io.terminal import make_output_safe, print_line
+from hone_api.containers import DOWNLOAD_PROGRAM
+from hone_api.io.terminal import print_line
 from hone_api.reasons import MODEL_INVALID, HoneError
 from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from safetensors import SafetensorError, safe_open
 
 from hone_trainer.inputs import hub
+from hone_trainer.inputs.download_program import run_download
 from hone_trainer.inputs.weight_index import NAMES, find_weight_files
-from hone_trainer.runtime.errors import UnclassifiedError, classify_error
-from hone_trainer.runtime.signals import Interrupted, StopSignal
 
 REPORT_SECONDS = 30.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Download and link; return the exit code. The last line on stderr names the reason, as the engine's does."""
+    """Download and link; return the exit code."""
     arguments = _parse_arguments(argv)
-    make_output_safe(is_stdout_a_log=True)
-    StopSignal().install_handlers()
     logging.basicConfig(format=f"{DOWNLOAD_PROGRAM}: %(message)s")
     logging.getLogger("huggingface_hub").setLevel(logging.INFO)  # it reports for which lock of a shared cache it waits
     disable_progress_bars()
-    try:
-        _download(arguments.model, arguments.revision, arguments.link)
-    except Interrupted:
-        return INTERRUPTED_EXIT_CODE
-    except Exception as error:
-        failure = classify_error(error)
-        if isinstance(failure, UnclassifiedError):
-            print_line(failure.traceback.rstrip("\n"))
-        print_line(failure_line(DOWNLOAD_PROGRAM, failure))
-        return failure.reason.exit_code or 1
-    return 0
+    return run_download(lambda: _download(arguments.model, arguments.revision, arguments.link))
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -15,21 +15,19 @@ from pathlib import Path
 from hone_api.artifacts.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hone_api.artifacts.proof import find_proof
 from hone_api.common import ApiModel
-from hone_api.containers import DOWNLOAD_PROGRAM, failure_line
-from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
+from hone_api.containers import DOWNLOAD_PROGRAM
 from hone_api.io.command_line import parse_pair
-from hone_api.io.terminal import make_output_safe, print_line
+from hone_api.io.terminal import print_line
 from hone_api.layout import ADAPTER, MERGED, MODEL
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, INVALID_SPEC, MODEL_NOT_FOUND, HoneError
 from hone_api.remote.sources import RemoteSource
 
+from hone_trainer.inputs.download_program import run_download
 from hone_trainer.inputs.manifest import read_secret
 from hone_trainer.inputs.model_download import check_weights
 from hone_trainer.models.remote_models import choose_served_adapter, choose_served_model
 from hone_trainer.remote.fetch import fetch_again
 from hone_trainer.remote.locations import Location
-from hone_trainer.runtime.errors import UnclassifiedError, classify_error
-from hone_trainer.runtime.signals import Interrupted, StopSignal
 
 MODEL_FIELD = "spec.model"
 
@@ -49,22 +47,14 @@ class _Download(ApiModel):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Download and link; return the exit code. The last line on stderr names the reason, as the engine's does."""
+    """Download and link; return the exit code."""
     arguments = _parse_arguments(argv)
-    make_output_safe(is_stdout_a_log=True)
-    StopSignal().install_handlers()
-    try:
+
+    def download_all() -> None:
         for download in arguments.download:
             _download(download, dict(arguments.secret), dict(arguments.config_map))
-    except Interrupted:
-        return INTERRUPTED_EXIT_CODE
-    except Exception as error:
-        failure = classify_error(error)
-        if isinstance(failure, UnclassifiedError):
-            print_line(failure.traceback.rstrip("\n"))
-        print_line(failure_line(DOWNLOAD_PROGRAM, failure))
-        return failure.reason.exit_code or 1
-    return 0
+
+    return run_download(download_all)
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
