@@ -1,19 +1,16 @@
 """Fixtures with registries, which a conftest.py imports by name."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
+from go_fixtures import skip_without_programs
 from ociserver.registry import RegistryServer, find_missing_program
 
 
 @pytest.fixture(scope="session")
 def with_registry() -> None:
     """Skip tests of a real registry where it can't be built; under CI they fail."""
-    if reason := find_missing_program():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the tests with a registry must run under CI: {reason}")
-        pytest.skip(f"NOT RUN: {reason}")
+    skip_without_programs(find_missing_program())
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +22,6 @@ def registry(with_registry: None, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="module")
 def locked_registry(with_registry: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    """Yield a registry that wants user and password."""
+    """Yield a registry that requires user and password."""
     with RegistryServer(tmp_path_factory.mktemp("locked-registry"), has_login=True) as server:
         yield server

@@ -1,15 +1,12 @@
 """A real OCI registry on this machine: CNCF's distribution, the program that Docker's image `registry` holds.
 
-Input is a folder; output is a registry at `host`, a free port of 127.0.0.1. With `has_login` it wants a user and a
+Input is a folder; output is a registry at `host`, a free port of 127.0.0.1. With `has_login` it requires a user and a
 password, with `tokens` the tokens of a server that the test has started. `go.mod` in this folder pins the program,
 which is built once into the user's cache. The tests of hone_trainer.remote use it.
 """
 
 import hashlib
 import json
-import os
-import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -18,47 +15,34 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import go_server
 import yaml
-from run_isolation import build_lock, find_free_port
+from go_server import GoServer, build_tool
+from run_isolation import find_free_port
 from s3server.gateway import Authority
 
 MODULE = Path(__file__).parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hone/ociserver"
 LOGIN = {"username": "reader", "password": "opensesame"}
 # The registry reads passwords as bcrypt only.
 HTPASSWD = "reader:$2b$04$1Drp0GSurCU26h3ZIyxBaeBKqM5yDnwW.CmEJklA43miT1ssBT3aO\n"
 SERVICE, ISSUER = "test registry", "test issuer"
-START_SECONDS = 60.0
 
 
 def find_missing_program() -> str | None:
     """Return why this machine can't build and run the registry; None where it can."""
-    for program in ("go", "openssl"):
-        if not shutil.which(program):
-            return f"the registry is built with Go and uses openssl, and there is no {program} on the PATH"
-    return None
+    return go_server.find_missing_program("the registry")
 
 
 def build() -> Path:
-    """Return the registry's program, which is built if the cache lacks it. Raises subprocess.CalledProcessError."""
-    inputs = b"".join((MODULE / name).read_bytes() for name in ("go.mod", "go.sum"))
-    program = CACHE / hashlib.sha256(inputs).hexdigest()[:12]
-    with build_lock(program):
-        if not program.exists():
-            part = program.with_suffix(".part")
-            environment = dict(os.environ, CGO_ENABLED="0", GOWORK="off", GOFLAGS="-mod=readonly")
-            command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(part), "tool"]
-            subprocess.run(command, cwd=MODULE, env=environment, check=True)
-            part.rename(program)  # so that a build that was cut short is never used
-    return program
+    """Return the registry's program, built if the cache lacks it. Raises subprocess.CalledProcessError."""
+    return build_tool(MODULE)
 
 
-class RegistryServer:
-    """A registry on `folder`, over HTTPS with an authority. Further arguments are of what it asks for."""
+class RegistryServer(GoServer):
+    """A registry on `folder`, over HTTPS with an authority. The other arguments: which credentials it requires."""
 
     def __init__(
         self,
@@ -70,11 +54,9 @@ class RegistryServer:
     ) -> None:
         self.storage = folder / "storage"
         self.storage.mkdir(parents=True)
-        self._log = folder / "log"
-        self.host = f"127.0.0.1:{find_free_port()}"
-        self.url = f"http{'s' if authority else ''}://{self.host}"
-        self._process: subprocess.Popen[bytes] | None = None
-        http: dict[str, Any] = {"addr": self.host, "secret": "of the test"}
+        host = f"127.0.0.1:{find_free_port()}"
+        self.url = f"http{'s' if authority else ''}://{host}"
+        http: dict[str, Any] = {"addr": host, "secret": "of the test"}
         if authority:
             http["tls"] = {"certificate": str(authority.server_certificate), "key": str(authority.server_key)}
         configuration: dict[str, Any] = {
@@ -96,42 +78,9 @@ class RegistryServer:
                 }
             }
         (folder / "configuration.yaml").write_text(yaml.safe_dump(configuration))
-        self._command = [str(build()), "serve", str(folder / "configuration.yaml")]
-        self.start()
-
-    def __enter__(self) -> "RegistryServer":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        """Start the registry, also again after `kill`. Raises OSError when it does not listen."""
         # Spans are sent nowhere: the program looks for a collector otherwise.
-        environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        host, port = self.host.split(":")
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection((host, int(port)), timeout=1).close()
-                return
-            except OSError:
-                if time.monotonic() > end or self._process.poll() is not None:
-                    raise OSError(f"the registry does not listen: {self._log.read_text()}") from None
-                time.sleep(0.02)
-
-    def kill(self) -> None:
-        """End the registry in the middle of what it does."""
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        variables = {"OTEL_TRACES_EXPORTER": "none"}
+        super().__init__(host, [build(), "serve", folder / "configuration.yaml"], variables, folder / "log")
 
     def count_requests(self, text: str) -> int:
         """Return how many requests so far have a text such as `PUT /v2/faq/manifests/` in their first line."""
@@ -165,7 +114,7 @@ class TokenServer:
     lifetime_seconds: int = 300
 
     def __post_init__(self) -> None:
-        self.asked: list[tuple[str, bool]] = []
+        self.requests: list[tuple[str, bool]] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -173,7 +122,7 @@ class TokenServer:
                 query = parse_qs(urlsplit(self.path).query)
                 login = b64encode(":".join(LOGIN.values()).encode()).decode()
                 sent = self.headers.get("Authorization")
-                outer.asked.append((query["scope"][0], sent is not None))
+                outer.requests.append((query["scope"][0], sent is not None))
                 if sent not in (None, f"Basic {login}"):
                     self.send_response(401)
                     self.end_headers()

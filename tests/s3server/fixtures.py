@@ -1,19 +1,16 @@
 """Fixtures with S3 servers, which a conftest.py imports by name."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
+from go_fixtures import skip_without_programs
 from s3server.gateway import Authority, Gateway, find_missing_program
 
 
 @pytest.fixture(scope="session")
 def with_programs() -> None:
     """Skip tests of a real S3 server where it can't be built; under CI they fail."""
-    if reason := find_missing_program():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the tests with an S3 server must run under CI: {reason}")
-        pytest.skip(f"NOT RUN: {reason}")
+    skip_without_programs(find_missing_program())
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from kube import Cluster, Images, condition, pod
-from object_store import STORE, run_store, secret
+from object_store import STORE, run_store
 from s3server.gateway import BUCKET, SECRET
+from server_pod import secret
 from training import TRAIN_SECONDS, furnish, job, message, reasons
 
 Object = dict[str, Any]

@@ -1,6 +1,6 @@
 """A model and an adapter in an OCI registry: trained from it, and served from it in another namespace.
 
-The registry is CNCF's distribution, in a pod, and wants a login.
+The registry is CNCF's distribution, in a pod, and requires a login.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from kube import Cluster, Images, condition, pod
 from ociserver.registry import HTPASSWD, LOGIN, build, find_missing_program
+from server_pod import PROGRAM, run_server, secret
 from training import ONE_THREAD, ROWS, SERVE_SECONDS, TRAIN_SECONDS, because, furnish, job, message
 
 Object = dict[str, Any]
@@ -19,12 +20,10 @@ storage: {filesystem: {rootdirectory: /data/storage}}
 http: {addr: ":5000"}
 auth: {htpasswd: {realm: test, path: /tmp/htpasswd}}
 """
-# Waits until the program is complete, since it is copied into the running pod.
-SERVE = """
-until test -e /data/complete; do sleep 0.2; done
+SERVE = f"""
 printf '%s' "$HTPASSWD" > /tmp/htpasswd
 printf '%s' "$CONFIGURATION" > /tmp/configuration.yaml
-exec /data/registry serve /tmp/configuration.yaml
+exec {PROGRAM} serve /tmp/configuration.yaml
 """
 # Pushes the files of folders, and prints the digest.
 PUSH = """
@@ -56,35 +55,14 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
     assert not (reason := find_missing_program()), reason
     with hone.fresh_namespace("registry") as namespace:
         furnish(hone, images, namespace)
-        service = {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "registry"},
-            "spec": {"selector": {"app": "registry"}, "ports": [{"port": 5000}]},
-        }
-        hone.create(secret("login", LOGIN), service, namespace=namespace)
+        hone.create(secret("login", LOGIN), namespace=namespace)
         texts = {"HTPASSWD": HTPASSWD, "CONFIGURATION": CONFIGURATION}
-        environment = [{"name": name, "value": value.replace("$", "$$")} for name, value in texts.items()]
-        probe = {"readinessProbe": {"tcpSocket": {"port": 5000}, "periodSeconds": 1}, "env": environment}
-        server = pod("registry", images.operator, "sh", "-euc", SERVE, **probe)
-        server["spec"]["volumes"].append({"name": "data", "emptyDir": {}})
-        server["spec"]["containers"][0]["volumeMounts"].append({"name": "data", "mountPath": "/data"})
-        hone.create(server, namespace=namespace)
-        hone.wait("pod", "registry", lambda found: found["status"].get("phase") == "Running", namespace)
-        hone.kubectl("cp", "--no-preserve", str(build()), f"{namespace}/registry:/data/registry")
-        hone.kubectl(
-            "exec", "registry", "--", "sh", "-c", "chmod +x /data/registry && touch /data/complete", namespace=namespace
-        )
-        hone.wait("pod", "registry", condition("Ready"), namespace)
+        run_server(hone, images, namespace, "registry", 5000, build(), SERVE, texts)
         push(hone, images, namespace, MODEL_REPOSITORY, "/models/tiny", claim="models")
         rows = "mkdir /tmp/rows && printf '%s' \"$ROWS\" > /tmp/rows/train.jsonl"
         push(hone, images, namespace, ROWS_REPOSITORY, "/tmp/rows", first=rows)
         yield namespace
         hone.kubectl("delete", "inferenceservices", "--all", namespace=namespace)
-
-
-def secret(name: str, data: dict[str, str]) -> Object:
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
 
 
 def endpoint_of(lab: str) -> str:

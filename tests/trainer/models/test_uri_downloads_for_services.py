@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from go_fixtures import skip_without_programs
 from hone_api import containers
 from hone_api.artifacts.manifest import list_folders, read_manifest
 from hone_api.reasons import HoneError
@@ -22,11 +23,8 @@ from transformers import AutoModelForCausalLM
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
-    """Yield a registry that wants user and password."""
-    if reason := find_missing_program():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the tests with a registry must run under CI: {reason}")
-        pytest.skip(f"NOT RUN: {reason}")
+    """Yield a registry that requires user and password."""
+    skip_without_programs(find_missing_program())
     with RegistryServer(tmp_path_factory.mktemp("registry"), has_login=True) as server:
         yield server
 

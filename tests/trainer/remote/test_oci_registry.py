@@ -294,9 +294,9 @@ def tokens(with_registry: None, tmp_path: Path) -> Iterator[TokenServer]:
 def test_tokens_are_requested_for_the_repository_and_renewed(tokens: TokenServer, tmp_path: Path) -> None:
     with RegistryServer(tmp_path / "registry", tokens=tokens) as server:
         push(at(server, "team/faq:v1", secret=LOGIN), write(tmp_path / "in", FILES))
-        assert ("repository:team/faq:pull,push", True) in tokens.asked
+        assert ("repository:team/faq:pull,push", True) in tokens.requests
         assert files_of(fetch(at(server, "team/faq:v1", secret=LOGIN), None)) == FILES
-        assert tokens.asked[-1] == ("repository:team/faq:pull", True)
+        assert tokens.requests[-1] == ("repository:team/faq:pull", True)
         assert failure_of(at(server, "team/faq:v1", secret=LOGIN | {"password": "x"})).reason is STORE_UNAUTHORIZED
         assert failure_of(at(server, "team/faq:v1")).reason is STORE_UNAUTHORIZED
 
@@ -308,7 +308,7 @@ def test_a_token_that_has_expired_is_renewed(tokens: TokenServer, tmp_path: Path
         assert registry.read_manifest() is None
         time.sleep(3)
         assert registry.read_manifest() is None
-        assert len(tokens.asked) == 2
+        assert len(tokens.requests) == 2
 
 
 def test_a_registry_is_verified_with_the_bundle(with_registry: None, tmp_path: Path) -> None:
