@@ -72,7 +72,7 @@ test-cluster: install ## the whole of Hone on a real Kubernetes
 test-with-cluster: install ## its part that uses the local cluster
 	$(BIN)/pytest tests/cluster -m needs_cluster
 
-test-with-api-server: install ## its part that starts API servers, or nothing; it may run beside the other
+test-with-api-server: install ## its part that starts API servers, or nothing; it may run at the same time
 	$(BIN)/pytest tests/cluster -m 'not needs_cluster'
 
 cluster-up: ## start the local one-node Kubernetes (Linux, root, Go); built on the first call

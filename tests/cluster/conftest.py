@@ -40,7 +40,7 @@ def lacking() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use the cluster: the others can run beside them, in another process.
+    """Mark the tests that use the cluster: the others can run at the same time, in another process.
 
     The test of the operator's rights is the last one: it judges by what all others made the operator ask for.
     """

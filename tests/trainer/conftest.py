@@ -122,10 +122,10 @@ def make_job(**spec: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `word` is the termination message, `log` the output that it printed."""
+    """How a run ended. `message` is the termination message, `log` the output that it printed."""
 
     code: int
-    word: dict[str, Any]
+    message: dict[str, Any]
     output: Path
     log: str = ""
 
@@ -387,7 +387,7 @@ class Forks:
         argv += ["--termination-log", str(word), *arguments, *(["--port", "0"] if command == "run" else [])]
         conditions = {"fill": fill, "limit": limit, "gpu": gpu, "rows": str(rows) if rows else None}
         ended = self.command(argv, *kills, **conditions, environ=environ)
-        return replace(ended, output=output, word=json.loads(word.read_text()) if word.exists() else {})
+        return replace(ended, output=output, message=json.loads(word.read_text()) if word.exists() else {})
 
     def command(self, argv: list[str], *kills: Kill, **conditions: Any) -> Fork:
         """Run any command of the trainer, under the conditions that zygote.py knows."""

@@ -1,8 +1,8 @@
 """One FineTuneJob on this machine: the trainer as a child process, and the files by which others find it.
 
 The trainer is that of the cluster and of `hone run`. It has a session of its own and keeps running when this program
-ends. It holds a lock that tells every program whether it runs. Next to the lock are the manifest, the log, the port for
-its progress, and its result. What it trains is in the output folder, as `hone run` leaves it.
+ends. It holds a lock, by which every program sees whether it runs. Next to the lock are the manifest, the log, the port
+for its progress, and its result. What it trains is in the output folder, as `hone run` leaves it.
 """
 
 import fcntl

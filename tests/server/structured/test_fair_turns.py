@@ -1,4 +1,4 @@
-"""Who has the next turn: clients take turns, however much they ask for and whoever comes or leaves meanwhile."""
+"""Who has the next turn: clients take turns, however many requests they send, and while others come and leave."""
 
 import asyncio
 import random

@@ -37,7 +37,7 @@ def test_an_adapter_is_trained_resumed_and_merged(
     spec = {"method": "lora", "output": {"save": "both"}}
     prepared = train_architecture(architecture, tmp_path / "out", command="prepare", **spec)
     assert prepared.code == 0, prepared.log
-    assert (prepared.word.get("estimate") is None) == (architecture.unestimated is not None)
+    assert (prepared.message.get("estimate") is None) == (architecture.unestimated is not None)
     assert (architecture.unestimated or "") in prepared.log
     left_out = f"PEFT can't adapt {architecture.left_out} of this model" if architecture.left_out else ""
     assert left_out in prepared.log

@@ -106,5 +106,5 @@ def test_prepare_refuses_what_training_would(
     train_architecture: Callable[..., Any], tmp_path: Path, name: str, spec: dict[str, Any], words: str
 ) -> None:
     prepared = train_architecture(named(name), tmp_path / "out", command="prepare", **spec)
-    assert (prepared.code, prepared.word["reason"]) == (64, "InvalidSpec")
-    assert words in prepared.word["message"]
+    assert (prepared.code, prepared.message["reason"]) == (64, "InvalidSpec")
+    assert words in prepared.message["message"]

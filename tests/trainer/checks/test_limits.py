@@ -138,5 +138,5 @@ def test_rows_longer_than_the_positions_of_a_model_are_refused(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     document = job(model={"claim": {"name": "short"}}, lora={"targetModules": ["c_attn"]})
     failed = train(document, claims={"claim": claim, "short": tmp_path}, command="prepare")
-    assert (failed.code, failed.word["reason"]) == (64, "InvalidSpec"), failed.log
-    assert "spec.training.maxLength 1024, and the model has 8 positions" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (64, "InvalidSpec"), failed.log
+    assert "spec.training.maxLength 1024, and the model has 8 positions" in failed.message["message"]

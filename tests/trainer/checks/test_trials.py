@@ -53,8 +53,8 @@ def test_an_argument_that_training_would_fail_with_is_named(
     job: Job, train: Train, field: str, training: dict[str, Any]
 ) -> None:
     refused = train(job(training=training, dataset=HELD_OUT), command="prepare")
-    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec"), refused.log
-    assert f"spec.training.{field} is " in refused.word["message"]
+    assert (refused.code, refused.message["reason"]) == (64, "InvalidSpec"), refused.log
+    assert f"spec.training.{field} is " in refused.message["message"]
 
 
 @pytest.mark.parametrize(("field", "value"), sample(ODD, "odd values", 6), ids=str)

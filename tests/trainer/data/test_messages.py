@@ -149,8 +149,8 @@ def test_rows_of_mixed_kinds_are_named(prepare: Prepare) -> None:
     rows = [{"prompt": "a", "completion": "b"}, {"prompt": [ASKED], "completion": [ANSWERED]}]
     for given, first, second in ((rows, 1, 2), (rows[::-1], 2, 1)):
         done = prepare(given)
-        assert done.word["reason"] == "DatasetInvalid"
-        assert f"text in rows.jsonl, line {first} and messages in rows.jsonl, line {second}" in done.word["message"]
+        assert done.message["reason"] == "DatasetInvalid"
+        assert f"text in rows.jsonl, line {first} and messages in rows.jsonl, line {second}" in done.message["message"]
 
 
 def test_optional_columns_may_begin_in_any_row(prepare: Prepare) -> None:
@@ -267,8 +267,8 @@ def test_an_excluded_message_that_changes_other_turns_is_refused_by_name(prepare
         "{{ eos_token }}{% endfor %}"
     )
     done = prepare([{"messages": [ASKED, {**ANSWERED, "content": "xy", "weight": 0}]}], hides)
-    assert done.word["reason"] == "DatasetInvalid"
-    assert "rows.jsonl, line 1 has messages with weight: 0" in done.word["message"]
+    assert done.message["reason"] == "DatasetInvalid"
+    assert "rows.jsonl, line 1 has messages with weight: 0" in done.message["message"]
 
 
 def test_a_turn_of_a_completion_can_be_left_out_of_the_loss(prepare: Prepare) -> None:

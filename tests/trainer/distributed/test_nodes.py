@@ -53,7 +53,7 @@ def children(pid: int) -> list[int]:
 
 def ends(node: Any) -> tuple[int, str]:
     found = node.result()
-    return found.code, found.word["reason"]
+    return found.code, found.message["reason"]
 
 
 INTERRUPTED = (75, "Interrupted")
@@ -70,18 +70,18 @@ def test_the_loss_of_any_node_interrupts_the_other_and_the_next_start_resumes(
     at = kill(nodes[1])
     assert ends(nodes[0]) == INTERRUPTED, nodes[0].log()
     assert time.monotonic() - at < 30
-    assert "Node 1 was lost" in nodes[0].result().word["message"]
+    assert "Node 1 was lost" in nodes[0].result().message["message"]
 
     nodes = start(document, order=(1, 0))
     nodes[1].wait_for(lambda: list(checkpoints.glob("step-000000[2-5]*")))
     at = kill(nodes[0])
     assert ends(nodes[1]) == INTERRUPTED, nodes[1].log()
     assert time.monotonic() - at < 30
-    assert "Node 0 was lost" in nodes[1].result().word["message"]
+    assert "Node 0 was lost" in nodes[1].result().message["message"]
 
     ended = [node.result() for node in start(document)]
     assert [end.code for end in ended] == [0, 0]
-    assert ended[0].word["artifact"] == ended[1].word["artifact"]
+    assert ended[0].message["artifact"] == ended[1].message["artifact"]
     assert [line["step"] for line in ended[0].metrics] == list(range(1, 61))
     whole = [node.result() for node in start(document, output="whole")]
     kept = "adapter/adapter_model.safetensors"
@@ -96,10 +96,10 @@ def test_a_signal_to_one_node_stops_both_at_the_same_step(job: Job, start: Nodes
     nodes[0].wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 3)
     nodes[1].signal(signal.SIGTERM)
     ended = [node.result() for node in nodes]
-    assert [(end.code, end.word["reason"]) for end in ended] == [INTERRUPTED] * 2
-    assert ended[0].word["progress"]["step"] == ended[1].word["progress"]["step"] < 60
+    assert [(end.code, end.message["reason"]) for end in ended] == [INTERRUPTED] * 2
+    assert ended[0].message["progress"]["step"] == ended[1].message["progress"]["step"] < 60
     (checkpoint,) = (tmp_path / "out/checkpoints").glob("step-*")
-    assert int(checkpoint.name.removeprefix("step-")) == ended[0].word["progress"]["step"]
+    assert int(checkpoint.name.removeprefix("step-")) == ended[0].message["progress"]["step"]
 
 
 def test_a_mistake_on_one_node_is_reported_there_and_interrupts_the_other(job: Job, start: Nodes) -> None:

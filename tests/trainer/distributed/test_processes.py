@@ -367,8 +367,8 @@ def test_a_killed_process_ends_the_run_and_the_next_start_resumes(
     first, second = sorted(children(run.pid))
     os.kill(second, signal.SIGKILL)
     ended = run.result()
-    assert (ended.code, ended.word["reason"]) == (70, "InternalError")
-    assert "rank 1 was killed by SIGKILL" in ended.word["message"]
+    assert (ended.code, ended.message["reason"]) == (70, "InternalError")
+    assert "rank 1 was killed by SIGKILL" in ended.message["message"]
     assert not Path(f"/proc/{first}").exists()
     assert not (tmp_path / "out/manifest.json").exists()
 
@@ -382,10 +382,10 @@ def test_a_failure_without_a_name_leaves_its_traceback_in_the_logs(
 ) -> None:
     broken = make_broken_model(claim / "tiny", claim / "broken")
     failed = process(job(model=broken, resources={"gpus": 2}), tmp_path / "out").result()
-    assert (failed.code, failed.word["reason"]) == (70, "InternalError"), failed.log
+    assert (failed.code, failed.message["reason"]) == (70, "InternalError"), failed.log
     file = tmp_path / "out/logs/traceback.txt"
     assert "ZeroDivisionError: this model is broken" in file.read_text()
-    assert str(file) in failed.word["message"]
+    assert str(file) in failed.message["message"]
     assert "Traceback" not in failed.log
 
 

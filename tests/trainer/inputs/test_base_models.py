@@ -97,8 +97,8 @@ def test_a_base_model_that_can_not_be_loaded_is_refused_in_prepare(
     spoil(broken)
     spec = job(model={"claim": {"name": "broken"}})
     failed = train(spec, claims={"claim": claim, "broken": broken}, command="prepare")
-    assert (failed.code, failed.word["reason"]) == (66, "ModelInvalid"), failed.log
-    assert words in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (66, "ModelInvalid"), failed.log
+    assert words in failed.message["message"]
 
 
 @pytest.mark.parametrize("fault", ["adapter", "no-head", "vocabulary"])
@@ -127,9 +127,9 @@ def test_weights_that_are_not_finite_are_named(job: Job, train: Train, claim: Pa
     rewrite(broken, lambda found: found["model.layers.1.mlp.up_proj.weight"][0].fill_(float("nan")))
     spec = job(model={"claim": {"name": "broken"}}, method=method)
     failed = train(spec, claims={"claim": claim, "broken": broken})
-    assert (failed.code, failed.word["reason"]) == (68, "NonFiniteLoss"), failed.log
-    assert "model.layers.1.mlp.up_proj" in failed.word["message"]
-    assert "learningRate" not in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (68, "NonFiniteLoss"), failed.log
+    assert "model.layers.1.mlp.up_proj" in failed.message["message"]
+    assert "learningRate" not in failed.message["message"]
 
 
 SIZES = {

@@ -51,8 +51,8 @@ def test_a_model_is_downloaded_at_the_commit_of_its_revision(online: Any, hub: H
     done = online.run(job(model={"name": "me/tiny"}), claims={"claim": claim})
     assert done.code == 0, done.log
     assert done.manifest["baseModel"] == {"name": "me/tiny", "revision": COMMIT}
-    assert done.word["artifact"]["baseModel"] == "me/tiny"
-    assert done.word["artifact"]["baseRevision"] == COMMIT
+    assert done.message["artifact"]["baseModel"] == "me/tiny"
+    assert done.message["artifact"]["baseRevision"] == COMMIT
     adapter = json.loads((done.output / "adapter/adapter_config.json").read_text())
     assert (adapter["base_model_name_or_path"], adapter["revision"]) == ("me/tiny", COMMIT)
     assert f"/me/tiny/resolve/{COMMIT}/model.safetensors" in hub.requests
@@ -75,16 +75,16 @@ def test_refusals_of_the_hub_are_named(
 ) -> None:
     failed = online.run(job(**{kind: {"name": name}}), claims={"claim": claim})
     reason = kind.capitalize() + reason if reason == "NotFound" else reason
-    assert (failed.code, failed.word["reason"]) == (code, reason), failed.log
-    assert f"spec.{kind}.name is {name}" in failed.word["message"]
-    assert words in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (code, reason), failed.log
+    assert f"spec.{kind}.name is {name}" in failed.message["message"]
+    assert words in failed.message["message"]
 
 
 @pytest.mark.parametrize("name", ["me/cut", "me/slow"])
 def test_a_download_that_does_not_end_is_named(online: Any, job: Job, claim: Path, name: str) -> None:
     failed = online.run(job(model={"name": name}), claims={"claim": claim})
-    assert (failed.code, failed.word["reason"]) == (71, "HubUnreachable"), failed.log
-    assert f"spec.model.name is {name}" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (71, "HubUnreachable"), failed.log
+    assert f"spec.model.name is {name}" in failed.message["message"]
     assert "Traceback" not in failed.log
 
 
@@ -105,19 +105,19 @@ def test_a_preparation_that_waits_for_the_hub_can_be_stopped(
     stopped = there.run(job(model={"name": "me/stuck"}), tmp_path / "out", told, command="prepare")
     [began] = [at for at, kind, phase in stopped.events if (kind, phase) == ("begin", "downloading")]
     assert time.monotonic() - began < STUCK_SECONDS / 2
-    assert (stopped.code, stopped.word["reason"]) == (75, "Interrupted"), stopped.log
+    assert (stopped.code, stopped.message["reason"]) == (75, "Interrupted"), stopped.log
 
 
 def test_a_missing_revision_is_named(online: Any, job: Job, claim: Path) -> None:
     failed = online.run(job(model={"name": "me/tiny", "revision": "v9"}), claims={"claim": claim})
-    assert (failed.code, failed.word["reason"]) == (66, "ModelNotFound")
-    assert "spec.model.revision is v9" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (66, "ModelNotFound")
+    assert "spec.model.revision is v9" in failed.message["message"]
 
 
 def test_files_that_are_not_in_the_cache_need_the_hub(cut_off: Any, job: Job, claim: Path) -> None:
     failed = cut_off.run(job(model={"name": "me/other"}), claims={"claim": claim})
-    assert (failed.code, failed.word["reason"]) == (71, "HubUnreachable"), failed.log
-    assert "spec.model.name is me/other, which is not in the cache" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (71, "HubUnreachable"), failed.log
+    assert "spec.model.name is me/other, which is not in the cache" in failed.message["message"]
 
 
 def test_cached_files_are_trained_on_without_the_hub_and_without_waiting(cut_off: Any, job: Job, claim: Path) -> None:
@@ -134,8 +134,8 @@ def test_cached_files_are_trained_on_without_the_hub_and_without_waiting(cut_off
         done.output / "adapter/adapter_model.safetensors"
     ).read_bytes()
     missing = cut_off.run(job(dataset={"name": "me/rows", "split": "valid"}), claims={"claim": claim})
-    assert (missing.code, missing.word["reason"]) == (66, "DatasetNotFound")
-    assert "spec.dataset.split is valid" in missing.word["message"]
+    assert (missing.code, missing.message["reason"]) == (66, "DatasetNotFound")
+    assert "spec.dataset.split is valid" in missing.message["message"]
 
 
 def test_a_separate_split_is_evaluated_on(cut_off: Any, job: Job, claim: Path) -> None:
@@ -144,8 +144,8 @@ def test_a_separate_split_is_evaluated_on(cut_off: Any, job: Job, claim: Path) -
     assert "24 to train on, 24 to evaluate on" in done.log
     assert done.metrics[-1]["eval_loss"] > 0
     missing = cut_off.run(job(dataset={"name": "me/rows", "evalSplit": "valid"}), claims={"claim": claim})
-    assert (missing.code, missing.word["reason"]) == (66, "DatasetNotFound")
-    assert "spec.dataset.evalSplit is valid" in missing.word["message"]
+    assert (missing.code, missing.message["reason"]) == (66, "DatasetNotFound")
+    assert "spec.dataset.evalSplit is valid" in missing.message["message"]
 
 
 def test_prepared_rows_are_trained_on_without_the_hub_and_without_a_token(
@@ -156,7 +156,7 @@ def test_prepared_rows_are_trained_on_without_the_hub_and_without_a_token(
     with_token = make_worker("with-token", {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret"})
     document = job(model={"name": "me/tiny"})
     prepared = with_token.run(document, claims={"claim": claim}, command="prepare")
-    assert (prepared.code, prepared.word["reason"]) == (0, "Prepared"), prepared.log
+    assert (prepared.code, prepared.message["reason"]) == (0, "Prepared"), prepared.log
     hub.shutdown()
     hub.server_close()
 
@@ -172,6 +172,6 @@ def test_without_the_token_a_private_model_is_refused(make_worker: Callable[...,
     refused = make_worker("refused", {"HF_ENDPOINT": hub.url}).run(
         job(model={"name": "me/tiny"}), claims={"claim": claim}
     )
-    assert (refused.code, refused.word["reason"]) == (67, "HubUnauthorized"), refused.log
+    assert (refused.code, refused.message["reason"]) == (67, "HubUnauthorized"), refused.log
     hub.shutdown()
     hub.server_close()

@@ -116,7 +116,7 @@ def test_the_preparation_is_repeated_when_its_inputs_change(job: Job, train: Tra
 
 def test_a_preparation_that_fails_leaves_nothing_incomplete(job: Job, prepare: Any) -> None:
     failed = prepare(job(), [{"text": "one"}, {"text": 2}])
-    assert (failed.code, failed.word["reason"]) == (65, "DatasetInvalid")
+    assert (failed.code, failed.message["reason"]) == (65, "DatasetInvalid")
     assert not [path.name for path in failed.output.iterdir() if "prepared" in path.name]
 
 
@@ -126,8 +126,8 @@ def test_a_row_without_assistant_is_named(job: Job, prepare: Any) -> None:
         model={"claim": {"name": "claim", "path": "generation"}}, training={"assistantOnlyLoss": True}, dataset={}
     )
     failed = prepare(document, rows)
-    assert (failed.code, failed.word["reason"]) == (65, "DatasetInvalid"), failed.log
-    assert "rows.jsonl, line 2 has no assistant message" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (65, "DatasetInvalid"), failed.log
+    assert "rows.jsonl, line 2 has no assistant message" in failed.message["message"]
 
 
 def test_prompts_that_end_differently_before_a_completion_are_counted(job: Job, prepare: Any) -> None:

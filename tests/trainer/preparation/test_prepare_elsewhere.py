@@ -52,16 +52,16 @@ def test_the_choices_are_for_the_gpu_of_the_command_line(job: Job, train: Train)
 
 def test_the_termination_message_has_the_estimate_and_the_parameters(job: Job, train: Train) -> None:
     done = train(auto(job), command="prepare", arguments=MI300X)
-    assert done.word["estimate"] == plan(done)["estimate"]
+    assert done.message["estimate"] == plan(done)["estimate"]
     trained = train(auto(job), output=done.output)
-    assert done.word["parameters"] == trained.manifest["parameters"]
+    assert done.message["parameters"] == trained.manifest["parameters"]
 
 
 def test_a_job_that_the_gpu_can_not_hold_is_refused(job: Job, train: Train) -> None:
     small = ("--gpu-name", "MI210 of node gpu-1", "--gpu-memory", str(2**30))
     failed = train(auto(job), command="prepare", arguments=small)
-    assert (failed.code, failed.word["reason"]) == (69, "ModelTooLarge"), failed.log
-    assert "MI210 of node gpu-1 has 1.0 GiB" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (69, "ModelTooLarge"), failed.log
+    assert "MI210 of node gpu-1 has 1.0 GiB" in failed.message["message"]
 
 
 def test_for_an_unknown_gpu_nothing_is_refused_or_chosen_by_memory(job: Job, train: Train) -> None:
@@ -92,7 +92,7 @@ def test_a_smaller_device_than_the_one_prepared_for_is_refused(job: Job, forks: 
     prepared = forks.run(auto(job), tmp_path / "out", command="prepare", arguments=MI300X)
     assert prepared.code == 0, prepared.log
     failed = forks.run(auto(job), tmp_path / "out", gpu=2**30)
-    assert (failed.code, failed.word["reason"]) == (69, "ModelTooLarge"), failed.log
+    assert (failed.code, failed.message["reason"]) == (69, "ModelTooLarge"), failed.log
 
 
 def test_choices_are_kept_once_training_has_begun(job: Job, forks: Any, kill: Any, tmp_path: Path) -> None:
@@ -108,7 +108,11 @@ def test_choices_are_kept_once_training_has_begun(job: Job, forks: Any, kill: An
 def test_a_preparation_that_is_stopped_reports_it(job: Job, forks: Any, kill: Any, tmp_path: Path) -> None:
     told = kill(signal.SIGTERM, "reading")
     stopped = forks.run(auto(job), tmp_path / "out", told, command="prepare", arguments=MI300X)
-    assert (stopped.code, stopped.word["outcome"], stopped.word["reason"]) == (75, "Interrupted", "Interrupted")
+    assert (stopped.code, stopped.message["outcome"], stopped.message["reason"]) == (
+        75,
+        "Interrupted",
+        "Interrupted",
+    )
     assert not list((tmp_path / "out").glob("*prepared*"))
 
 

@@ -85,9 +85,9 @@ def test_rows_of_an_earlier_spec_are_not_used_for_another(
     fresh = prepare(CHANGES[field], tmp_path / "fresh")
     shutil.copytree(before, tmp_path / "again")
     again = prepare(CHANGES[field], tmp_path / "again")
-    assert (again.code, again.word.get("reason")) == (fresh.code, fresh.word.get("reason")), again.log
+    assert (again.code, again.message.get("reason")) == (fresh.code, fresh.message.get("reason")), again.log
     if fresh.code:
-        assert again.word["message"] == fresh.word["message"].replace(str(fresh.output), str(again.output))
+        assert again.message["message"] == fresh.message["message"].replace(str(fresh.output), str(again.output))
         return
     assert list(read(again.output)) == list(read(fresh.output))
     assert warnings(again) == warnings(fresh)

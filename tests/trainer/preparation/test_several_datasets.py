@@ -107,8 +107,10 @@ def test_a_loss_that_one_of_the_formats_lacks_is_refused(prepare: Prepare, field
     if field == "assistantOnlyLoss":
         spec["model"] = {"claim": {"name": "claim", "path": "generation"}}
     found = prepare(entries, **spec)
-    assert found.word["reason"] == "InvalidSpec"
-    assert found.word["message"].startswith(f"dataset 2 (data/text.jsonl): spec.training.{field} is true, and the rows")
+    assert found.message["reason"] == "InvalidSpec"
+    assert found.message["message"].startswith(
+        f"dataset 2 (data/text.jsonl): spec.training.{field} is true, and the rows"
+    )
 
 
 def test_one_entry_is_the_single_dataset(prepare: Prepare) -> None:
@@ -162,8 +164,8 @@ def test_a_broken_row_is_named_with_its_dataset(prepare: Prepare, data: Path) ->
     with (data / "other.jsonl").open("a") as file:
         file.write('{"text": \n')
     broken = prepare([entry("text.jsonl"), entry("other.jsonl")])
-    assert (broken.code, broken.word["reason"]) == (65, "DatasetInvalid")
-    assert "dataset 2 (data/other.jsonl), other.jsonl, line 7" in broken.word["message"]
+    assert (broken.code, broken.message["reason"]) == (65, "DatasetInvalid")
+    assert "dataset 2 (data/other.jsonl), other.jsonl, line 7" in broken.message["message"]
 
 
 @pytest.mark.parametrize(
@@ -188,16 +190,16 @@ def test_a_broken_row_is_named_with_its_dataset(prepare: Prepare, data: Path) ->
 )
 def test_a_mistake_is_named_with_its_field(prepare: Prepare, second: dict[str, Any], reason: str, words: str) -> None:
     found = prepare([entry("other.jsonl"), second])
-    assert found.word["reason"] == reason
-    assert words in found.word["message"]
-    assert "spec.dataset." not in found.word["message"]
+    assert found.message["reason"] == reason
+    assert words in found.message["message"]
+    assert "spec.dataset." not in found.message["message"]
 
 
 def test_a_dataset_that_would_be_cut_away_is_refused(prepare: Prepare, data: Path) -> None:
     (data / "long.jsonl").write_text(json.dumps({"prompt": "long " * 60, "completion": "x"}) + "\n")
     found = prepare([entry("text.jsonl"), entry("long.jsonl")], training={"maxLength": 16})
-    assert found.word["reason"] == "AllRowsTruncated"
-    assert found.word["message"].startswith("dataset 2 (data/long.jsonl): spec.training.maxLength is 16")
+    assert found.message["reason"] == "AllRowsTruncated"
+    assert found.message["message"].startswith("dataset 2 (data/long.jsonl): spec.training.maxLength is 16")
 
 
 def test_warnings_name_the_dataset(prepare: Prepare, data: Path) -> None:
@@ -269,5 +271,5 @@ def test_contradictions_are_refused_without_a_cluster_as_well(
     del document["spec"]["dataset"]
     document["spec"] |= fields
     found = train(document, command="prepare")
-    assert (found.code, found.word["reason"]) == (64, "InvalidSpec")
-    assert words in found.word["message"]
+    assert (found.code, found.message["reason"]) == (64, "InvalidSpec")
+    assert words in found.message["message"]

@@ -68,4 +68,4 @@ def test_several_datasets_from_buckets_are_trained_without_the_store_once_prepar
 
     wrong = [secrets[0], {**secrets[1], "stringData": {"AWS_ACCESS_KEY_ID": "reader"}}]
     refused = make_worker("refused", home).run(document, *wrong, command="prepare", claims={"claim": claim})
-    assert "spec.datasets[1].uri is s3://data/pairs/, and its Secret has no" in refused.word["message"]
+    assert "spec.datasets[1].uri is s3://data/pairs/, and its Secret has no" in refused.message["message"]

@@ -115,7 +115,7 @@ class Provoke:
         rows["spec"]["dataset"] = {"configMap": {"name": "rows", "key": "a.jsonl"}}
         data = {"kind": "ConfigMap", "metadata": {"name": "rows"}, "data": {"a.jsonl": text * 1024}}
         failed = self._forks.run([rows, data], self.out, limit=2**31)
-        assert "set spec.method to lora" in failed.word["message"]
+        assert "set spec.method to lora" in failed.message["message"]
         return failed, "spec.training.perDeviceTrainBatchSize, which is 1024"
 
     def ModelTooLarge(self) -> tuple[Any, str]:
@@ -127,7 +127,7 @@ class Provoke:
         required = {"HONE_REQUIRED_GPUS": "4096", "HONE_GPU_RESOURCE": "amd.com/gpu"}
         several = self._forks.run(self._job(resources={"gpus": 2}), self.out, environ=required)
         failed = self._forks.run(self._job(resources={"gpus": 1}), self.out, environ=required)
-        assert (several.code, several.word) == (failed.code, failed.word)
+        assert (several.code, several.message) == (failed.code, failed.message)
         return failed, "The pod asks for 4096 amd.com/gpu (spec.resources.gpus)"
 
     def InternalError(self) -> tuple[Any, str]:
@@ -202,9 +202,9 @@ def test_each_reason_is_reported_to_the_user(
     ended, words = provoke()
     assert ended.code == reason.exit_code, ended.log
     assert "Traceback" not in ended.log
-    if ended.word:
-        assert ended.word["reason"] == reason.name
-        assert words in ended.word["message"]
+    if ended.message:
+        assert ended.message["reason"] == reason.name
+        assert words in ended.message["message"]
     if reason.name == "Interrupted":
         assert "the next start resumes from the newest checkpoint" in ended.log
         return

@@ -69,9 +69,9 @@ def test_a_full_volume_is_named_and_nothing_is_lost(
     output = volume / "out"
     full = {"phase": phase, "at": at, "root": str(volume), "leave": leave}
     failed = on_volume.run(document, output, fill=full)
-    assert (failed.code, failed.word["reason"]) == (74, "DiskFull"), failed.log
-    assert str(volume) in failed.word["message"]
-    assert "are free on its volume" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (74, "DiskFull"), failed.log
+    assert str(volume) in failed.message["message"]
+    assert "are free on its volume" in failed.message["message"]
     assert "Traceback" not in failed.log
     newest, _ = checkpoints.find_newest_checkpoint(output / "checkpoints")
     assert (newest and newest.totals.step) == kept

@@ -81,9 +81,9 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
 def test_a_mistake_is_named(job: Job, train: Train, name: str) -> None:
     spec, code, reason, words = REFUSED[name]
     failed = train(job(**spec))
-    assert (failed.code, failed.word["reason"]) == (code, reason), failed.log
-    assert words in failed.word["message"]
-    assert failed.word["outcome"] == "Failed"
+    assert (failed.code, failed.message["reason"]) == (code, reason), failed.log
+    assert words in failed.message["message"]
+    assert failed.message["outcome"] == "Failed"
     assert "Traceback" not in failed.log
     assert f"error: {reason}" in failed.log
     assert not (failed.output / "manifest.json").exists()
@@ -125,8 +125,8 @@ def test_a_bad_row_is_named(job: Job, train: Train, claim: Path, tmp_path: Path,
     path, content, words = BAD_ROWS[name]
     (tmp_path / path).write_bytes(content.encode("latin-1"))
     failed = train(job(dataset={"claim": {"name": "data", "path": path}}), claims={"claim": claim, "data": tmp_path})
-    assert (failed.code, failed.word["reason"]) == (65, "DatasetInvalid"), failed.log
-    assert words in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (65, "DatasetInvalid"), failed.log
+    assert words in failed.message["message"]
 
 
 def test_an_empty_file_is_named(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_an_empty_file_is_named(job: Job, train: Train, claim: Path, tmp_path: P
     failed = train(
         job(dataset={"claim": {"name": "data", "path": "a.jsonl"}}), claims={"claim": claim, "data": tmp_path}
     )
-    assert (failed.code, failed.word["reason"]) == (65, "DatasetEmpty")
+    assert (failed.code, failed.message["reason"]) == (65, "DatasetEmpty")
 
 
 def test_the_row_that_a_chat_template_refuses_is_named(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_the_row_that_a_chat_template_refuses_is_named(job: Job, train: Train, c
         model={"claim": {"name": "data", "path": "model"}}, dataset={"claim": {"name": "data", "path": "a.jsonl"}}
     )
     failed = train(document, claims={"data": tmp_path})
-    assert (failed.code, failed.word["reason"]) == (65, "DatasetInvalid"), failed.log
-    assert "refuses a.jsonl, line 2: Start with the user" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (65, "DatasetInvalid"), failed.log
+    assert "refuses a.jsonl, line 2: Start with the user" in failed.message["message"]
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json"])
@@ -160,7 +160,7 @@ def test_an_incomplete_model_is_named(job: Job, train: Train, claim: Path, tmp_p
         if file.name != missing:
             (tmp_path / file.name).write_bytes(file.read_bytes())
     failed = train(job(model={"claim": {"name": "broken"}}), claims={"claim": claim, "broken": tmp_path})
-    assert (failed.code, failed.word["reason"]) == (66, "ModelInvalid"), failed.log
+    assert (failed.code, failed.message["reason"]) == (66, "ModelInvalid"), failed.log
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
@@ -171,8 +171,8 @@ def test_a_model_that_lacks_a_weight_is_named(job: Job, train: Train, claim: Pat
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     failed = train(job(model={"claim": {"name": "broken"}}, method=method), claims={"claim": claim, "broken": tmp_path})
-    assert (failed.code, failed.word["reason"]) == (66, "ModelInvalid"), failed.log
-    assert "lack 1 weights, such as model.layers.1.mlp.up_proj.weight" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (66, "ModelInvalid"), failed.log
+    assert "lack 1 weights, such as model.layers.1.mlp.up_proj.weight" in failed.message["message"]
 
 
 @pytest.mark.parametrize(
@@ -189,18 +189,18 @@ def test_a_manifest_that_breaks_the_contract_is_refused(
     document = job()
     document["spec"][field] = value
     failed = train(document)
-    assert (failed.code, failed.word["reason"]) == (64, "InvalidSpec")
-    assert words in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (64, "InvalidSpec")
+    assert words in failed.message["message"]
 
 
 def test_a_file_may_hold_only_one_job(job: Job, train: Train) -> None:
-    assert "holds 2 FineTuneJobs" in train(job(), job()).word["message"]
+    assert "holds 2 FineTuneJobs" in train(job(), job()).message["message"]
 
 
 def test_the_real_command_exits_with_the_reason(job: Job, process: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     failed = process(job(), tmp_path / "file").result()
-    assert (failed.code, failed.word["reason"]) == (64, "InvalidSpec")
+    assert (failed.code, failed.message["reason"]) == (64, "InvalidSpec")
     assert "--output is" in failed.log
     assert "Traceback" not in failed.log
 
@@ -251,8 +251,8 @@ def test_a_config_that_describes_no_language_model_is_refused(
     (tmp_path / "odd/config.json").write_text(json.dumps(config))
     claims = {"claim": claim, "odd": tmp_path}
     failed = train(job(model={"claim": {"name": "odd", "path": "odd"}}), claims=claims)
-    assert (failed.code, failed.word["reason"]) == (66, "ModelInvalid"), failed.log
-    assert words in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (66, "ModelInvalid"), failed.log
+    assert words in failed.message["message"]
 
 
 def test_a_config_that_names_no_architecture_is_enough(job: Job, train: Train, claim: Path, tmp_path: Path) -> None:
@@ -275,8 +275,8 @@ def test_gradients_whose_norm_is_infinite_end_the_run(job: Job, train: Train, cl
         job(model={"claim": {"name": "steep", "path": "steep"}}, method="full"),
         claims={"claim": claim, "steep": tmp_path},
     )
-    assert (failed.code, failed.word["reason"]) == (68, "NonFiniteLoss"), failed.log
-    assert "gradient norm is inf" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (68, "NonFiniteLoss"), failed.log
+    assert "gradient norm is inf" in failed.message["message"]
 
 
 def test_a_failure_without_a_name_quotes_no_credentials() -> None:

@@ -135,7 +135,7 @@ def test_loaders_open_no_file_that_the_manifest_lacks(both: Any, claim: Path, op
 
 
 def test_the_termination_message_agrees_with_the_manifest_and_the_log(both: Any) -> None:
-    manifest, word = both.manifest, both.word
+    manifest, word = both.manifest, both.message
     assert word["outcome"] == "Succeeded"
     assert word["artifact"] == {
         "kind": "both",
@@ -163,7 +163,7 @@ def test_the_termination_message_agrees_with_the_manifest_and_the_log(both: Any)
 def test_the_parameters_are_counted(both: Any) -> None:
     # Of rank 4: two layers, each with q and o (32x32), k and v (32x16), gate, up and down (32x64).
     trainable = 2 * 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
-    assert both.word["parameters"]["trainable"] == trainable
+    assert both.message["parameters"]["trainable"] == trainable
     assert f"trainable params: {trainable:,} ||" in both.log
 
 
@@ -205,7 +205,7 @@ def test_full_training_saves_the_full_model_ready_to_serve(job: Job, train: Trai
     assert (logits(model, own) - logits(base, tokenizer)).abs().max() > 1e-2
     assert model.config.use_cache
     assert own.chat_template == tokenizer.chat_template
-    assert done.word["parameters"]["trainable"] == done.word["parameters"]["total"] == base.num_parameters()
+    assert done.message["parameters"]["trainable"] == done.message["parameters"]["total"] == base.num_parameters()
 
 
 def test_a_big_model_is_saved_in_shards_with_an_index(claim: Path, tmp_path: Path) -> None:

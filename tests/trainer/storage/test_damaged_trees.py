@@ -138,7 +138,7 @@ def test_a_damaged_tree_ends_with_the_same_artifact_or_names_what_to_remove(
     DAMAGES[damage](output / path, random.Random(f"{long_matrix.get_seed()}:{state}:{path}:{damage}"))
     for _ in range(STARTS):
         done = train(document, output=output)
-        assert done.word.get("reason") != "InternalError", done.log
+        assert done.message.get("reason") != "InternalError", done.log
         assert "Traceback" not in done.log
         if done.code == 0:
             break
@@ -152,7 +152,7 @@ def test_a_damaged_tree_ends_with_the_same_artifact_or_names_what_to_remove(
 
 def follow_the_remedy(done: Any) -> None:
     """Do what the message asks for: remove a path, or empty the output folder."""
-    message = done.word["message"]
+    message = done.message["message"]
     if found := re.search(r"[Rr]emove (/\S+?)[,.]? and start again", message):
         assert os.path.lexists(found[1]), message
         remove(Path(found[1]))
@@ -194,7 +194,7 @@ def test_prepared_rows_that_do_not_come_from_hone_are_not_removed(job: Job, trai
     keep.parent.mkdir(parents=True)
     keep.write_text("mine")
     refused = train(job(), output=tmp_path / "out", command="prepare")
-    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
+    assert (refused.code, refused.message["reason"]) == (64, "InvalidSpec")
     assert keep.read_text() == "mine"
 
 
@@ -203,7 +203,7 @@ def test_a_link_in_place_of_the_lock_does_not_empty_its_target(job: Job, train: 
     (tmp_path / "data").write_text("mine")
     (tmp_path / "out/checkpoints/lock").symlink_to(tmp_path / "data")
     refused = train(job(), output=tmp_path / "out", command="prepare")
-    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
+    assert (refused.code, refused.message["reason"]) == (64, "InvalidSpec")
     assert (tmp_path / "data").read_text() == "mine"
 
 

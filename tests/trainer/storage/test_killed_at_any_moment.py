@@ -131,7 +131,7 @@ def test_a_signal_takes_effect_at_the_end_of_a_step_or_of_a_batch_of_an_evaluati
     due: bool,
 ) -> None:
     stopped = forks.run(short, tmp_path / "out", kill(SIGTERM, phase, at))
-    assert (stopped.code, stopped.word["progress"]["step"]) == (75, step), stopped.log
+    assert (stopped.code, stopped.message["progress"]["step"]) == (75, step), stopped.log
     newest, warnings = checkpoints.find_newest_checkpoint(tmp_path / "out/checkpoints")
     assert newest
     assert (newest.totals.step, newest.totals.evaluation_due, warnings) == (step, due, [])

@@ -47,7 +47,7 @@ def test_a_run_has_curves_tags_parameters_and_a_link(
     result = run_until_sent(lambda: train(job(tracking=make_tracking(server, "curves")), output=tmp_path / "out"))
     run = find_run(server, "curves")
     assert read_steps(server, run, "loss") == [1, 2, 3, 4]
-    [report] = result.word["tracking"]
+    [report] = result.message["tracking"]
     assert report == {
         "name": "mlflow",
         "url": f"{server.url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
@@ -121,7 +121,7 @@ def test_credentials_are_in_no_file_and_no_output(
     result = process(document, tmp_path / "out", "--secret", f"login={secret}", "--verbose").result()
     assert result.code == 0, result.log
     assert PASSWORD not in result.log
-    assert PASSWORD not in str(result.word)
+    assert PASSWORD not in str(result.message)
     for file in (tmp_path / "out").rglob("*"):
         assert not file.is_file() or PASSWORD.encode() not in file.read_bytes(), file
 
@@ -152,5 +152,5 @@ def _wait_idle(children: list[str]) -> list[str]:
 
 def test_a_missing_secret_is_refused(job: Job, train: Callable[..., Any], server: MLflowServer) -> None:
     result = train(job(tracking=make_tracking(server, "missing", secret={"name": "absent"})))
-    assert result.word["reason"] == "InvalidSpec"
-    assert "spec.tracking.mlflow.secret.name is absent, and that Secret is not given" in result.word["message"]
+    assert result.message["reason"] == "InvalidSpec"
+    assert "spec.tracking.mlflow.secret.name is absent, and that Secret is not given" in result.message["message"]

@@ -49,7 +49,7 @@ def test_a_dead_tracker_changes_no_byte_and_is_reported(
     result = train(job(**_copy(SPEC), tracking=tracking))
     assert result.code == 0, result.log
     compare(result.manifest, untracked)
-    [report] = result.word["tracking"]
+    [report] = result.message["tracking"]
     assert report["unsent"] == 12
     assert report["message"]
     assert "mlflow: no page; 12 logged lines were not sent" in result.log
@@ -62,5 +62,5 @@ def test_a_silent_tracker_changes_no_byte_and_is_reported(
         result = train(job(**_copy(SPEC), tracking={"mlflow": {"uri": url}}))
     assert result.code == 0, result.log
     compare(result.manifest, untracked)
-    assert result.word["tracking"][0]["unsent"] == 12
-    assert result.word["tracking"][0]["message"]
+    assert result.message["tracking"][0]["unsent"] == 12
+    assert result.message["tracking"][0]["message"]

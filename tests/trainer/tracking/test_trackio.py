@@ -29,7 +29,7 @@ def test_a_killed_run_continues_without_doubled_rows(job: Job, process: Callable
     started.signal(signal.SIGKILL)
     started.result()
     result = run_until_sent(lambda: process(document, output, PYTHONPATH=path).result())
-    assert result.word["tracking"] == [{"name": "trackio", "unsent": 0}]
+    assert result.message["tracking"] == [{"name": "trackio", "unsent": 0}]
     rows = read_rows(output)
     assert len({name for name, _, _ in rows}) == 1
     assert [step for _, step, _ in rows] == list(range(200))
@@ -39,5 +39,7 @@ def test_a_killed_run_continues_without_doubled_rows(job: Job, process: Callable
 def test_a_package_that_is_not_installed_is_refused_before_training(job: Job, train: Callable[..., Any]) -> None:
     for command in ("prepare", "run"):
         result = train(job(tracking=TRACKING), command=command)
-        assert result.word["reason"] == "InvalidSpec"
-        assert "spec.tracking.trackio is set, and the Python package trackio is not installed" in result.word["message"]
+        assert result.message["reason"] == "InvalidSpec"
+        assert (
+            "spec.tracking.trackio is set, and the Python package trackio is not installed" in result.message["message"]
+        )

@@ -39,7 +39,9 @@ def test_a_run_has_rows_tags_settings_and_a_link(job: Job, process: Callable[...
     [run] = server.runs.values()
     assert list_steps(run.history) == [1, 2, 3, 4]
     assert [row["train/loss"] for row in run.history] == [line["loss"] for line in result.metrics]
-    assert result.word["tracking"] == [{"name": "wandb", "url": f"{server.url}/team/faq/runs/{run.name}", "unsent": 0}]
+    assert result.message["tracking"] == [
+        {"name": "wandb", "url": f"{server.url}/team/faq/runs/{run.name}", "unsent": 0}
+    ]
     assert run.display_name == "tiny"
     assert "hone.job:tiny" in run.tags
     assert run.config["hone.dataset"]["value"] == result.manifest["datasetFingerprint"]
@@ -71,7 +73,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(job: Job, process: Callabl
     secret = make_secret(tmp_path / "s")
     missed = process(document, output, *secret).result()
     assert missed.code == 0, missed.log
-    [report] = missed.word["tracking"]
+    [report] = missed.message["tracking"]
     assert report["unsent"] == 4
     assert "4 logged lines were not sent" in missed.log
     assert "4 logged lines were not sent" in (output / "report/report.html").read_text()
@@ -88,7 +90,7 @@ def test_without_a_key_a_run_is_written_for_wandb_sync(job: Job, process: Callab
     started.signal(signal.SIGKILL)
     started.result()
     result = run_until_sent(lambda: process(document, output).result())
-    assert result.word["tracking"] == [{"name": "wandb", "unsent": 0}]
+    assert result.message["tracking"] == [{"name": "wandb", "unsent": 0}]
     [folder] = output.glob("logs/wandb/offline-run-*")
     with WandbServer() as server:
         environ = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
@@ -107,6 +109,6 @@ def test_a_secret_without_the_key_is_refused(job: Job, process: Callable[..., An
     (tmp_path / "s/api-key").write_text(KEY)
     document = job(tracking=make_tracking("http://127.0.0.1:9"))
     result = process(document, tmp_path / "out", "--secret", f"wandb={tmp_path / 's'}").result()
-    assert result.word["reason"] == "InvalidSpec"
-    assert "which has none of WANDB_API_KEY" in result.word["message"]
-    assert KEY not in json.dumps(result.word)
+    assert result.message["reason"] == "InvalidSpec"
+    assert "which has none of WANDB_API_KEY" in result.message["message"]
+    assert KEY not in json.dumps(result.message)

@@ -66,9 +66,9 @@ def run_until_sent(run: Callable[[], Any]) -> Any:
     for _ in range(6):
         result = run()
         assert result.code == 0, result.log
-        if not result.word["tracking"][0]["unsent"]:
+        if not result.message["tracking"][0]["unsent"]:
             return result
-    raise AssertionError(result.word)
+    raise AssertionError(result.message)
 
 
 def find_free_port() -> int:

@@ -57,9 +57,9 @@ def test_too_few_rows_for_a_batch_are_refused_before_training(
 ) -> None:
     claim = {"claim": {"name": "claim", "path": "text.jsonl"}}
     refused = train(job(training={**DROPS, **training}, dataset=claim | dataset), command="prepare")
-    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec"), refused.log
-    assert found in refused.word["message"]
-    assert remedy in refused.word["message"]
+    assert (refused.code, refused.message["reason"]) == (64, "InvalidSpec"), refused.log
+    assert found in refused.message["message"]
+    assert remedy in refused.message["message"]
 
 
 def test_rows_that_an_epoch_leaves_out_are_reported_at_every_start(job: Job, train: Callable[..., Any]) -> None:
@@ -69,7 +69,7 @@ def test_rows_that_an_epoch_leaves_out_are_reported_at_every_start(job: Job, tra
     assert done.code == 0, done.log
     for log in (first.log, done.log):
         assert "each epoch leaves out 3 of 24 rows to train on, which do not fill a batch of 7" in log
-    assert done.word["progress"]["step"] == 3
+    assert done.message["progress"]["step"] == 3
 
 
 def test_training_that_ends_early_is_a_failure() -> None:

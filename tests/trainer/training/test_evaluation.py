@@ -63,7 +63,7 @@ def test_loss_and_perplexity_of_the_base_and_of_the_result(asked: Any, claim: Pa
         assert metrics[f"perplexity{when}"] == pytest.approx(math.exp(metrics[f"evalLoss{when}"]))
     said = f"evaluation loss {metrics['evalLossBefore']:.4g} before, {metrics['evalLossAfter']:.4g} after"
     assert said in asked.log
-    assert asked.word["metrics"] == metrics
+    assert asked.message["metrics"] == metrics
     rows = load_dataset("json", data_files=str(claim / "text.jsonl"), split="train", cache_dir=str(tmp_path))
     base = SFTTrainer(
         model=str(claim / "tiny"),
@@ -159,8 +159,8 @@ def test_sigterm_during_the_questions_to_the_base_model_ends_the_run_at_once(
     run.wait_for(lambda: "asking the base model 50 prompts" in run.log())
     run.signal(signal.SIGTERM)
     stopped = run.result()
-    assert (stopped.code, stopped.word["reason"]) == (75, "Interrupted")
-    assert "before training began" in stopped.word["message"]
+    assert (stopped.code, stopped.message["reason"]) == (75, "Interrupted")
+    assert "before training began" in stopped.message["message"]
     assert not (tmp_path / "out/checkpoints/before.json").exists()
     assert not list((tmp_path / "out/checkpoints").glob("step-*"))
 
@@ -169,9 +169,9 @@ def test_a_prompt_without_room_for_an_answer_is_refused_and_one_with_little_room
     job: Job, train: Train
 ) -> None:
     refused = train(job(evaluation={"prompts": ["short", "x " * 300]}))
-    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
-    assert "spec.evaluation.prompts[1] has " in refused.word["message"]
-    assert "and the model reads 256" in refused.word["message"]
+    assert (refused.code, refused.message["reason"]) == (64, "InvalidSpec")
+    assert "spec.evaluation.prompts[1] has " in refused.message["message"]
+    assert "and the model reads 256" in refused.message["message"]
     warned = train(job(evaluation={"prompts": ["x " * 110], "maxNewTokens": 128}))
     assert warned.code == 0, warned.log
     assert "warning: spec.evaluation.prompts[0] has " in warned.log
@@ -202,6 +202,6 @@ def test_a_base_model_whose_evaluation_loss_is_not_finite_is_refused_before_the_
     save_file(found, broken / "model.safetensors", {"format": "pt"})
     document = job(dataset=HELD_OUT, model={"claim": {"name": "claim", "path": "broken"}})
     failed = train(document, claims={"claim": broken.parent})
-    assert (failed.code, failed.word["reason"]) == (68, "NonFiniteLoss"), failed.log
-    assert "The evaluation loss of the base model is nan, before the first step. Check" in failed.word["message"]
+    assert (failed.code, failed.message["reason"]) == (68, "NonFiniteLoss"), failed.log
+    assert "The evaluation loss of the base model is nan, before the first step. Check" in failed.message["message"]
     assert not list(failed.output.glob("checkpoints/step-*"))

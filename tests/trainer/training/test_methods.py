@@ -73,7 +73,7 @@ def test_qlora_trains_a_bfloat16_adapter_on_a_base_that_is_counted_in_full(qlora
     assert config["base_model_name_or_path"] == str(claim / "tiny")
     base = AutoModelForCausalLM.from_pretrained(claim / "tiny")
     trainable = sum(tensor.numel() for tensor in written.values())
-    assert qlora.word["parameters"] == {"trainable": trainable, "total": base.num_parameters() + trainable}
+    assert qlora.message["parameters"] == {"trainable": trainable, "total": base.num_parameters() + trainable}
 
 
 def test_qlora_merges_into_the_unquantized_base(qlora: Any, claim: Path) -> None:
@@ -131,8 +131,8 @@ def test_a_paged_32_bit_optimizer_trains(job: Job, train: Train) -> None:
 
 def test_an_optimizer_whose_package_is_missing_is_refused_before_the_data_is_prepared(job: Job, train: Train) -> None:
     refused = train(job(training={"optim": "lomo"}))
-    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
-    assert "spec.training.optim is lomo, which can't be used:" in refused.word["message"]
+    assert (refused.code, refused.message["reason"]) == (64, "InvalidSpec")
+    assert "spec.training.optim is lomo, which can't be used:" in refused.message["message"]
     assert not (refused.output / "prepared").exists()
 
 
@@ -166,14 +166,14 @@ def test_a_quantized_model_is_refused_where_it_does_not_fit(
 ) -> None:
     model = {"claim": {"name": "quantized", "path": "nf4"}}
     refused = train(job(model=model, **changes), claims=quantized)
-    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec"), refused.log
-    assert message.format(quantized["quantized"] / "nf4") in refused.word["message"]
+    assert (refused.code, refused.message["reason"]) == (64, "InvalidSpec"), refused.log
+    assert message.format(quantized["quantized"] / "nf4") in refused.message["message"]
 
 
 def test_lora_trains_on_a_quantized_model(job: Job, train: Train, quantized: dict[str, Path]) -> None:
     done = train(job(model={"claim": {"name": "quantized", "path": "nf4"}}), claims=quantized)
     assert done.code == 0, done.log
-    assert done.manifest["baseConfig"] == done.word["artifact"]["baseConfig"] == base_config("bitsandbytes")
+    assert done.manifest["baseConfig"] == done.message["artifact"]["baseConfig"] == base_config("bitsandbytes")
 
 
 def base_config(quantization: str | None = None) -> dict[str, Any]:
@@ -195,9 +195,9 @@ def test_a_target_that_is_not_a_layer_is_named_with_the_existing_layers(
     job: Job, train: Train, targets: list[str]
 ) -> None:
     refused = train(job(lora={"targetModules": targets}))
-    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
-    assert f"spec.lora.targetModules[1] is '{targets[1]}'" in refused.word["message"]
-    assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in refused.word["message"]
+    assert (refused.code, refused.message["reason"]) == (64, "InvalidSpec")
+    assert f"spec.lora.targetModules[1] is '{targets[1]}'" in refused.message["message"]
+    assert "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in refused.message["message"]
 
 
 def test_only_named_targets_are_trained(job: Job, train: Train) -> None:

@@ -59,8 +59,12 @@ def test_sigterm_saves_a_checkpoint_and_the_next_start_ends_bit_for_bit_alike(
     assert metrics
     assert b'hone_trainer_stage{stage="Training"} 1.0' in metrics
     assert b"hone_trainer_total_steps 100.0" in metrics
-    assert (stopped.code, stopped.word["outcome"], stopped.word["reason"]) == (75, "Interrupted", "Interrupted")
-    at = stopped.word["progress"]["step"]
+    assert (stopped.code, stopped.message["outcome"], stopped.message["reason"]) == (
+        75,
+        "Interrupted",
+        "Interrupted",
+    )
+    at = stopped.message["progress"]["step"]
     assert 6 <= at < 100
     assert [folder.name for folder in (tmp_path / "out/checkpoints").glob("step-*")] == [f"step-{at:08d}"]
     assert not (tmp_path / "out/manifest.json").exists()
@@ -127,7 +131,7 @@ def test_a_signal_before_training_ends_the_run_at_once(
     run.signal(number)
     stopped = run.result()
     assert stopped.code == 75
-    assert "before training began" in stopped.word["message"]
+    assert "before training began" in stopped.message["message"]
     assert "Traceback" not in stopped.log
 
 
@@ -141,7 +145,7 @@ def test_a_run_whose_saving_was_cut_short_only_saves(job: Job, train: Train, tmp
     again = train(document, output=tmp_path / "out")
     assert again.code == 0
     assert "checkpoint at step 4 of 4" in again.log
-    assert again.word["progress"]["percent"] == 100
+    assert again.message["progress"]["percent"] == 100
     assert (
         again.manifest["files"]["adapter/adapter_model.safetensors"]
         == before["files"]["adapter/adapter_model.safetensors"]
@@ -156,27 +160,27 @@ def test_a_rerun_of_the_same_spec_succeeds_at_once(job: Job, train: Train, tmp_p
     written = (tmp_path / "out/manifest.json").stat().st_mtime_ns
     again = train(job(checkpoint={"saveSteps": 3}), output=tmp_path / "out")
     assert (first.code, again.code) == (0, 0)
-    assert again.word["artifact"] == first.word["artifact"]
-    assert again.word["metrics"] == first.word["metrics"]
+    assert again.message["artifact"] == first.message["artifact"]
+    assert again.message["metrics"] == first.message["metrics"]
     assert (tmp_path / "out/manifest.json").stat().st_mtime_ns == written
 
 
 def test_a_folder_of_another_spec_is_refused(job: Job, train: Train, tmp_path: Path) -> None:
     assert train(job(), output=tmp_path / "out").code == 0
     other = train(job(training={"learningRate": 0.5}), output=tmp_path / "out")
-    assert (other.code, other.word["reason"]) == (64, "InvalidSpec")
-    assert "spec.training differs" in other.word["message"]
+    assert (other.code, other.message["reason"]) == (64, "InvalidSpec")
+    assert "spec.training differs" in other.message["message"]
 
     (tmp_path / "out/manifest.json").unlink()
     other = train(job(lora={"r": 2}), output=tmp_path / "out")
-    assert (other.code, other.word["reason"]) == (64, "InvalidSpec")
-    assert "checkpoints of another spec: spec.lora differs" in other.word["message"]
+    assert (other.code, other.message["reason"]) == (64, "InvalidSpec")
+    assert "checkpoints of another spec: spec.lora differs" in other.message["message"]
 
 
 def test_the_kind_of_output_of_a_trained_run_can_be_changed(job: Job, train: Train, tmp_path: Path) -> None:
     first = train(job(), output=tmp_path / "out")
     other = train(job(output={"save": "merged"}), output=tmp_path / "out")
-    assert (other.code, "spec.output.save differs" in other.word["message"]) == (64, True)
+    assert (other.code, "spec.output.save differs" in other.message["message"]) == (64, True)
     (tmp_path / "out/manifest.json").unlink()  # as when saving had failed
     merged = train(job(output={"save": "merged"}), output=tmp_path / "out")
     assert (merged.code, merged.manifest["kind"]) == (0, "merged")
@@ -201,8 +205,8 @@ def test_a_run_is_not_resumed_when_one_of_its_datasets_has_changed(
     changing.write_text('{"text": "something else"}\n')
     for _ in ("complete", "with a checkpoint"):
         again = train(document, output=tmp_path / "out", claims=claims)
-        assert (again.code, again.word["reason"]) == (65, "DatasetInvalid")
-        assert "has changed since" in again.word["message"]
+        assert (again.code, again.message["reason"]) == (65, "DatasetInvalid")
+        assert "has changed since" in again.message["message"]
         (tmp_path / "out/manifest.json").unlink(missing_ok=True)
 
 
@@ -216,12 +220,12 @@ def test_a_run_with_a_changed_dataset_is_not_resumed(job: Job, train: Train, cla
     assert train(document, output=tmp_path / "out", claims=claims).code == 0, "nothing is left to do"
     changing.write_text('{"text": "something else"}\n')
     finished = train(document, output=tmp_path / "out", claims=claims)
-    assert (finished.code, finished.word["reason"]) == (65, "DatasetInvalid")
-    assert "complete artifact of this spec, and the dataset has changed since" in finished.word["message"]
+    assert (finished.code, finished.message["reason"]) == (65, "DatasetInvalid")
+    assert "complete artifact of this spec, and the dataset has changed since" in finished.message["message"]
     (tmp_path / "out/manifest.json").unlink()
     again = train(document, output=tmp_path / "out", claims=claims)
-    assert (again.code, again.word["reason"]) == (65, "DatasetInvalid")
-    assert "has changed since step 4" in again.word["message"]
+    assert (again.code, again.message["reason"]) == (65, "DatasetInvalid")
+    assert "has changed since step 4" in again.message["message"]
 
 
 def test_a_changed_file_of_the_artifact_is_found(job: Job, train: Train, tmp_path: Path) -> None:
@@ -231,8 +235,8 @@ def test_a_changed_file_of_the_artifact_is_found(job: Job, train: Train, tmp_pat
     data[-1] ^= 1
     weights.write_bytes(data)
     again = train(job(), output=tmp_path / "out")
-    assert (again.code, again.word["reason"]) == (65, "ArtifactCorrupt")
-    assert "adapter_model.safetensors" in again.word["message"]
+    assert (again.code, again.message["reason"]) == (65, "ArtifactCorrupt")
+    assert "adapter_model.safetensors" in again.message["message"]
 
 
 @pytest.mark.parametrize("folder", ["model", "checkpoints/checkpoint-500"])
@@ -241,7 +245,7 @@ def test_a_folder_with_files_of_others_is_left_alone(job: Job, train: Train, tmp
     keep.parent.mkdir(parents=True)
     keep.write_text("me")
     refused = train(job(method="full"), output=tmp_path / "out")
-    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec")
+    assert (refused.code, refused.message["reason"]) == (64, "InvalidSpec")
     assert keep.read_text() == "me"
 
 
@@ -263,12 +267,12 @@ def test_a_base_model_that_was_replaced_is_refused(
     file.write_bytes(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     finished = train(document, output=tmp_path / "out", claims=claims)
-    assert (finished.code, finished.word["reason"]) == (66, "ModelInvalid")
-    assert "complete artifact of this spec, and the base model has changed since" in finished.word["message"]
+    assert (finished.code, finished.message["reason"]) == (66, "ModelInvalid")
+    assert "complete artifact of this spec, and the base model has changed since" in finished.message["message"]
     (tmp_path / "out/manifest.json").unlink()
     refused = train(document, output=tmp_path / "out", claims=claims)
-    assert (refused.code, refused.word["reason"]) == (66, "ModelInvalid")
-    assert "has changed since step" in refused.word["message"]
+    assert (refused.code, refused.message["reason"]) == (66, "ModelInvalid")
+    assert "has changed since step" in refused.message["message"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"of": "another"}', b"\xff"])
@@ -284,8 +288,8 @@ def test_a_damaged_record_of_the_run_is_written_again_or_named(
     seal_nothing(folder)
     (output / "checkpoints/run.json").write_bytes(content)
     refused = train(job(), command="prepare", output=output)
-    assert (refused.code, refused.word["reason"]) == (64, "InvalidSpec"), refused.log
-    assert f"{output}/checkpoints/run.json is not what an earlier start wrote" in refused.word["message"]
+    assert (refused.code, refused.message["reason"]) == (64, "InvalidSpec"), refused.log
+    assert f"{output}/checkpoints/run.json is not what an earlier start wrote" in refused.message["message"]
 
 
 def seal_nothing(folder: Path) -> None:

@@ -135,7 +135,7 @@ def check_everywhere(forks: Any, kill: Any, document: dict[str, Any], tmp_path: 
     for step in choose_steps(total, in_epoch, chance)[: None if is_long() else 1]:
         output, rows = tmp_path / f"stopped-{step}", tmp_path / f"stopped-{step}-rows"
         stopped = forks.run(document, output, kill(SIGTERM, "stepping", sum(batches[:step])), rows=rows)
-        assert (stopped.code, stopped.word["progress"]["step"]) == (75, step), stopped.log
+        assert (stopped.code, stopped.message["progress"]["step"]) == (75, step), stopped.log
         check_same(forks.run(document, output, rows=rows), whole, rows, expected, f"stopped at step {step}")
         shutil.rmtree(output)
 
@@ -191,6 +191,6 @@ def test_bytes_are_the_same_when_the_next_start_does_the_last_evaluation(
     output = tmp_path / "stopped"
     # the first is the evaluation of the untouched model
     stopped = forks.run(document, output, kill(SIGTERM, "evaluating", 2))
-    assert (stopped.code, stopped.word["progress"]["step"]) == (75, 2), stopped.log
+    assert (stopped.code, stopped.message["progress"]["step"]) == (75, 2), stopped.log
     check_same(forks.run(document, output), whole, tmp_path / "no rows", {}, "stopped in the last evaluation")
     assert f"spec.training.extra.{precision} has no effect: evaluations compute as training does" in whole.log

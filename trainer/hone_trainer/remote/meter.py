@@ -10,18 +10,18 @@ INTERVAL_SECONDS = 10.0
 
 
 class Meter:
-    """Counts the bytes of a transfer, from several threads. `kept` bytes are there from an earlier start."""
+    """Counts the bytes of a transfer, from several threads. `present` bytes are there from an earlier start."""
 
     def __init__(
         self,
         total: int,
-        kept: int,
+        present: int,
         note: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         *,
         verb: str = "downloaded",
     ) -> None:
-        self._total, self._kept, self._note, self._clock, self._verb = total, kept, note, clock, verb
+        self._total, self._present, self._note, self._clock, self._verb = total, present, note, clock, verb
         self._new = 0
         self._lock = threading.Lock()
         self._began = self._noted = clock()
@@ -29,7 +29,7 @@ class Meter:
     def keep(self, count: int) -> None:
         """Count bytes that were there before, which are no part of the rate."""
         with self._lock:
-            self._kept += count
+            self._present += count
 
     def add(self, count: int) -> None:
         """Count bytes; a negative number takes back what is downloaded again."""
@@ -44,7 +44,7 @@ class Meter:
             self._note(line)
 
     def _line(self, now: float) -> str:
-        done = self._kept + self._new
+        done = self._present + self._new
         rate = max(self._new, 0) / max(now - self._began, 1e-3)
         left = f", {round((self._total - done) / rate)} s left" if rate else ""
         return f"{self._verb} {format_bytes(done)} of {format_bytes(self._total)}, {format_bytes(rate)}/s{left}"

@@ -38,9 +38,9 @@ class Journal:
         self.error = ""
         content = path.read_bytes() if path.exists() else b""
         entries = _parse_lines(content)
-        kept = content[: content.rfind(b"\n") + 1]
-        if kept != content:
-            write_atomically(path, kept)
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:
+            write_atomically(path, complete)
         self.count = len(entries)
         self._known = {(entry.step, frozenset(entry.values)) for entry in entries}
         self._file = path.open("a", encoding="utf-8")

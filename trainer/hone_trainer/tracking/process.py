@@ -1,10 +1,10 @@
 """The process of one tracker: `python -m hone_trainer.tracking.process FOLDER NAME OPTIONS`, started by `trackers`.
 
 It reads the journal as it grows and sends it through transformers' callback, again and again while that fails. Its
-standard input says how the run ends: the word is one of OUTCOMES. When the input closes without a word, the training
-process is gone, and this one ends at once: the next start continues where the tracker is.
+standard input is one line, the outcome of the run, which is one of OUTCOMES. When the input closes without it, the
+training process is gone, and this one ends at once: the next start continues where the tracker is.
 
-It runs when no other program wants the processor, and does not import torch, which the callbacks do not need: torch
+It runs when no other program needs the processor, and does not import torch, which the callbacks do not need: torch
 would cost some seconds of computing and some hundred MiB.
 """
 
@@ -30,21 +30,21 @@ LONGEST_PAUSE_SECONDS = 60.0
 SAVE_SECONDS = 1.0
 
 
-class Outcome:
-    """How the run ended, as the training process reports it."""
+class OutcomeReader:
+    """Reads how the run ended, which the training process reports. `outcome` is empty until then."""
 
     def __init__(self) -> None:
-        self.word = ""
+        self.outcome = ""
         self._event = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the word, at most so long."""
+        """Wait for the outcome, at most so long."""
         self._event.wait(seconds)
 
     def _read(self) -> None:
-        self.word = sys.stdin.readline().strip()
-        if not self.word:
+        self.outcome = sys.stdin.readline().strip()
+        if not self.outcome:
             os._exit(0)
         self._event.set()
         sys.stdin.read()  # until the training process is gone
@@ -63,24 +63,24 @@ class Follower:
         self._handed_over = 0
         self._saved_at = 0.0
 
-    def follow(self, outcome: Outcome) -> None:
+    def follow(self, reader: OutcomeReader) -> None:
         """Send the journal until the run has ended. After its end, a failure is final."""
         pause = FIRST_PAUSE_SECONDS
         while True:
-            word = outcome.word
+            outcome = reader.outcome
             try:
                 self._send_new_lines()
-                if word:
-                    self._end(word)
+                if outcome:
+                    self._end(outcome)
                 pause = FIRST_PAUSE_SECONDS
                 self._save(replace(self._state, error=""))
                 seconds = POLL_SECONDS
             except Exception as error:
                 self._save(replace(self._state, error=describe(error)))
                 seconds, pause = pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
-            if word:
+            if outcome:
                 return
-            outcome.wait(seconds)
+            reader.wait(seconds)
 
     def _send_new_lines(self) -> None:
         if self._driver is None:
@@ -100,9 +100,9 @@ class Follower:
     def _confirm(self) -> None:
         self._save(replace(self._state, sent=self._driver.count_confirmed(self._handed_over)))
 
-    def _end(self, word: str) -> None:
+    def _end(self, outcome: str) -> None:
         try:
-            self._driver.end(word)
+            self._driver.end(outcome)
         finally:
             self._confirm()
 
@@ -130,7 +130,7 @@ def hide_credentials(text: str) -> str:
 
 
 def lower_priority() -> None:
-    """Compute only when no other program wants to."""
+    """Compute only when no other program does."""
     with suppress(OSError):
         os.nice(19)
     with suppress(OSError, AttributeError):
@@ -145,7 +145,7 @@ def lock(path: Path) -> None:
 def main(folder: Path, name: str, options: dict[str, Any]) -> None:
     """Send the journal to a tracker until the run ends. Exits without the libraries' own ends, which may wait."""
     lower_priority()
-    outcome = Outcome()
+    outcome = OutcomeReader()
     sys.modules["torch"] = None  # type: ignore[assignment]
     with suppress(OSError):
         lock(folder / f"{name}.lock")

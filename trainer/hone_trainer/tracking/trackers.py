@@ -55,11 +55,11 @@ class TrackerProcess:
     def exit_code(self) -> int | None:
         return self._process.poll()
 
-    def send_outcome(self, word: str) -> None:
+    def send_outcome(self, outcome: str) -> None:
         """Report how the run ended."""
         assert self._process.stdin
         with suppress(OSError):
-            self._process.stdin.write(f"{word}\n".encode())
+            self._process.stdin.write(f"{outcome}\n".encode())
             self._process.stdin.flush()
 
     def wait_until(self, deadline: float) -> None:
@@ -86,7 +86,7 @@ class Trackers:
         self._processes: list[TrackerProcess] = []
         self._record: RunRecord | None = None
         self.journal: Journal | None = None
-        self._word = ""
+        self._outcome = ""
         self._error = ""
         self._deadline = 0.0
         self._has_waited = False
@@ -131,18 +131,18 @@ class Trackers:
     def _note_failure(self, error: OSError) -> None:
         self._error = f"The trackers can't be started: {error.strerror}."
 
-    def end(self, word: str) -> None:
+    def end(self, outcome: str) -> None:
         """Report how training ended. The processes send the rest meanwhile, until `wait`."""
-        if self._word:
+        if self._outcome:
             return
-        self._word = word
-        self._deadline = time.monotonic() + (CATCH_UP_SECONDS if word == "finished" else STOP_SECONDS)
-        if word == "finished":  # one that was killed, such as for lack of memory, gets a second chance
+        self._outcome = outcome
+        self._deadline = time.monotonic() + (CATCH_UP_SECONDS if outcome == "finished" else STOP_SECONDS)
+        if outcome == "finished":  # one that was killed, such as for lack of memory, gets a second chance
             ended = [each.name for each in self._processes if each.exit_code is not None]
             running = [each for each in self._processes if each.exit_code is None]
             self._processes = running + self._launch_all(ended)
         for process in self._processes:
-            process.send_outcome(word)
+            process.send_outcome(outcome)
 
     def wait(self) -> None:
         """Wait until the trackers have everything, or their time is over."""

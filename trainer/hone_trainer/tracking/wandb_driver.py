@@ -25,7 +25,7 @@ from hone_trainer.tracking.record import RunRecord, SentState
 CLOUD = "https://api.wandb.ai"
 KEY = "WANDB_API_KEY"
 INIT_SECONDS = 30.0
-# Shorter than trackers.CATCH_UP_SECONDS, so that what has arrived can be asked afterwards.
+# Shorter than trackers.CATCH_UP_SECONDS, so that what has arrived can be read afterwards.
 FINISH_SECONDS = 14.0
 ASK_SECONDS = 10.0
 LONGEST_TAG = 64
