@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,9 +17,10 @@ import openai
 import pytest
 import torch
 from browser import browse, chromium  # noqa: F401 fixtures of the pages' tests
-from hone_api.artifacts.manifest import ArtifactManifest, BaseModelReference, describe_files, digest_of, write_manifest
+from hone_api.artifacts.manifest import ArtifactManifest, BaseModelReference
 from peft import LoraConfig, get_peft_model
 from run_isolation import find_free_port
+from sealed_artifacts import seal
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -32,7 +34,6 @@ CHAT_TEMPLATE = (
     "{{ raise_exception('unknown role ' + m['role']) }}{% endif %}"
     "<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-TREE_PARTS = {"adapter": ["adapter"], "both": ["adapter", "merged"], "merged": ["merged"], "model": ["model"]}
 
 
 @dataclass(frozen=True)
@@ -111,25 +112,6 @@ def make_adapter(folder: Path, base: Path, *, seed: int, **lora: object) -> Path
     return folder
 
 
-def seal(tree: Path, kind: str, base: BaseModelReference, job: str = "support") -> ArtifactManifest:
-    """Write the artifact's manifest.json, as the trainer does."""
-    files = describe_files(tree, TREE_PARTS[kind])
-    manifest = ArtifactManifest(
-        kind=kind,
-        job=job,
-        digest=digest_of(files),
-        base_model=base,
-        dataset_fingerprint="0",
-        files=files,
-        metrics={},
-        parameters={},
-        versions={},
-        spec={},
-    )
-    write_manifest(tree, manifest)
-    return manifest
-
-
 def start(*args: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen([sys.executable, "-m", "hone_server", *args], stderr=stderr, env=environment)
@@ -171,7 +153,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
 
 @pytest.fixture(scope="session")
 def seal_tree() -> Callable[..., ArtifactManifest]:
-    return seal
+    return partial(seal, job="support")
 
 
 @pytest.fixture(scope="session")
@@ -237,7 +219,7 @@ def artifact(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Return an artifact tree of kind adapter, trained on the base at claim `models`, path `tiny-llama`."""
     tree = tmp_path_factory.mktemp("artifact") / "support"
     make_adapter(tree / "adapter", base_folder, seed=1)
-    seal(tree, "adapter", BaseModelReference(claim="models", path="tiny-llama"))
+    seal(tree, "adapter", BaseModelReference(claim="models", path="tiny-llama"), job="support")
     return tree
 
 

@@ -6,14 +6,11 @@ from pathlib import Path
 
 from hone_api.artifacts.manifest import (
     ArtifactKind,
-    ArtifactManifest,
     BaseModelReference,
-    describe_files,
-    digest_of,
     list_folders,
-    write_manifest,
 )
 from hone_api.layout import ADAPTER
+from sealed_artifacts import seal
 
 MEBIBYTE = 2**20
 
@@ -45,20 +42,7 @@ def write_artifact(
         (path / config).write_text(f'{{"seed": {seed}}}')
         (path / "README.md").write_text(f"# {job}\n")
         (path / "merges.txt").write_bytes(b"")
-    files = describe_files(root, list_folders(kind))
-    manifest = ArtifactManifest(
-        kind=kind,
-        job=job,
-        digest=digest_of(files),
-        base_model=BaseModelReference(name="me/tiny"),
-        dataset_fingerprint="sha256:0",
-        files=files,
-        metrics={},
-        parameters={},
-        versions={},
-        spec={},
-    )
-    write_manifest(root, manifest)
+    seal(root, kind, BaseModelReference(name="me/tiny"), job=job)
     return root
 
 

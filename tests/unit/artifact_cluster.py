@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fake_cluster import CORE, FakeCluster, serve
-from hone_api.artifacts.manifest import ArtifactManifest, describe_files, digest_of, write_manifest
 from hone_api.artifacts.proof import prove
+from sealed_artifacts import seal
 
 
 @contextmanager
@@ -26,11 +26,7 @@ def serve_artifact(tmp_path: Path, monkeypatch: Any) -> Iterator[FakeCluster]:
     }.items():
         (claim / name).parent.mkdir(parents=True, exist_ok=True)
         (claim / name).write_bytes(content)
-    files = describe_files(claim, ["adapter"])
-    fields = {"kind": "adapter", "job": "faq", "digest": digest_of(files), "baseModel": {"name": "a/b"}, "files": files}
-    empty: dict[str, object] = {"metrics": {}, "parameters": {}, "versions": {}, "spec": {}}
-    manifest = ArtifactManifest.model_validate(fields | empty | {"datasetFingerprint": "f"})
-    write_manifest(claim, manifest)
+    manifest = seal(claim, "adapter", job="faq")
     found = FakeCluster(claim=claim)
     metadata = {"name": "faq", "namespace": "ns", "uid": "u", "creationTimestamp": "2026-03-01T10:00:00Z"}
     artifact = {"kind": "adapter", "claim": "faq", "path": "ns/faq", "digest": manifest.digest}

@@ -5,15 +5,11 @@ from pathlib import Path
 
 import pytest
 from hone_api.artifacts.manifest import (
-    ArtifactManifest,
-    BaseModelReference,
-    describe_files,
-    digest_of,
     list_folders,
-    write_manifest,
 )
 from hone_api.artifacts.proof import find_proof, prove
 from hone_api.reasons import HoneError
+from sealed_artifacts import seal
 
 KINDS = ["adapter", "merged", "model", "both"]
 FILES = ["adapter_model.safetensors", "adapter_config.json", "config.json"]
@@ -27,20 +23,7 @@ def make_tree(root: Path, kind: str) -> Path:
         (root / folder).mkdir(parents=True)
         for name in FILES:
             (root / folder / name).write_bytes(folder.encode())
-    files = describe_files(root, folders)
-    manifest = ArtifactManifest(
-        kind=kind,  # type: ignore[arg-type]
-        job="job",
-        digest=digest_of(files),
-        base_model=BaseModelReference(name="org/base"),
-        dataset_fingerprint="",
-        files=files,
-        metrics={},
-        parameters={},
-        versions={},
-        spec={},
-    )
-    write_manifest(root, manifest)
+    seal(root, kind)  # type: ignore[arg-type]
     return root
 
 

@@ -10,39 +10,19 @@ from typing import get_args
 import pytest
 from hone_api.artifacts.manifest import (
     ArtifactKind,
-    ArtifactManifest,
-    BaseModelReference,
     FileDigest,
     describe_files,
     digest_of,
     list_folders,
     read_manifest,
-    write_manifest,
 )
 from hone_api.artifacts.verification import verify
 from hone_api.reasons import HoneError
+from sealed_artifacts import seal
 
 SECRET = b"a secret outside of the artifact"
 FILES = ("README.md", "weights-00001-of-00002.safetensors", "nested/a.json")
 LOADED = {"adapter": ("adapter_config.json", "adapter_model.safetensors"), "merged": ("config.json",)}
-
-
-def seal(root: Path, kind: ArtifactKind, files: dict[str, FileDigest] | None = None) -> None:
-    """Write the manifest of a tree, or one with another list of files and a matching digest."""
-    files = describe_files(root, list_folders(kind)) if files is None else files
-    manifest = ArtifactManifest(
-        kind=kind,
-        job="job",
-        digest=digest_of(files),
-        base_model=BaseModelReference(name="a/b"),
-        dataset_fingerprint="f",
-        files=files,
-        metrics={},
-        parameters={},
-        versions={},
-        spec={},
-    )
-    write_manifest(root, manifest)
 
 
 def make_tree(root: Path, kind: ArtifactKind = "both") -> Path:
@@ -209,7 +189,7 @@ def test_one_listed_file_can_not_stand_for_several(root: Path) -> None:
 
 def test_names_are_compared_letter_by_letter(root: Path) -> None:
     files = describe_files(root, ["adapter", "merged"])
-    seal(root, "both", files | {"adapter/readme.md": files["adapter/README.md"]})
+    seal(root, "both", files=files | {"adapter/readme.md": files["adapter/README.md"]})
     assert refusal(root).message == f"{root / 'adapter/readme.md'} is missing"
     (root / "adapter/caf\u00e9").write_bytes(b"")
     seal(root, "both")
