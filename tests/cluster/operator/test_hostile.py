@@ -124,7 +124,7 @@ def test_malformed_objects_are_named_and_delay_nothing(raw: Raw, log: Path) -> N
         for number in range(MALFORMED):
             raw.create(kind, f"garbage-{number}", fuzz(random_, kind, spec_schema)["spec"])
     raw.create("FineTuneJob", "good", GOOD_SPEC)
-    until(lambda: raw.has_job("good"), 45)
+    until(lambda: raw.has_job("good"), 15)
     for kind in KINDS:
         until(lambda kind=kind: len(raw.accepted(kind)) >= MALFORMED)  # type: ignore[misc]
         reasons = [found["reason"] for found in raw.accepted(kind).values()]
@@ -141,7 +141,7 @@ def test_huge_and_endless_objects_delay_nothing(raw: Raw, log: Path) -> None:
     raw.create("FineTuneJob", "huge", {**GOOD_SPEC, "dataset": dataset})
     raw.create("FineTuneJob", "annotated", GOOD_SPEC, {"x": "y" * ANNOTATIONS})
     raw.create("FineTuneJob", "beside", GOOD_SPEC)
-    until(lambda: raw.has_job("beside"), 45)
+    until(lambda: raw.has_job("beside"), 15)
     until(lambda: raw.has_job("annotated"))
     for name in ("huge", "deep"):
         until(lambda name=name: raw.accepted("FineTuneJob").get(name, {}).get("reason") == "InvalidSpec")  # type: ignore[misc]
@@ -149,7 +149,7 @@ def test_huge_and_endless_objects_delay_nothing(raw: Raw, log: Path) -> None:
 
 def test_an_operator_that_starts_among_them_works(raw: Raw, log: Path) -> None:
     raw.create("FineTuneJob", "later", GOOD_SPEC)
-    until(lambda: raw.has_job("later"), 45)
+    until(lambda: raw.has_job("later"), 20)
 
 
 def test_an_object_that_is_changed_all_the_time_starves_no_other(raw: Raw, log: Path) -> None:
@@ -171,7 +171,7 @@ def test_an_object_that_is_changed_all_the_time_starves_no_other(raw: Raw, log: 
         begun = time.monotonic()
         for number in range(20):
             raw.create("FineTuneJob", f"calm-{number}", GOOD_SPEC)
-        until(lambda: all(raw.has_job(f"calm-{number}") for number in range(20)), 45)
+        until(lambda: all(raw.has_job(f"calm-{number}") for number in range(20)), 20)
         assert (changes[0] - before) / (time.monotonic() - begun) > 5
     finally:
         stop.set()
