@@ -23,6 +23,7 @@ from hone_api.common import (
 from hone_api.layout import ADMIN_TOKEN_FILE_ENV
 from hone_api.pods import pod_rules
 from hone_api.pods.pod_schema import typed_by
+from hone_api.pods.typed_values import KubernetesTyped
 
 # How long the trainer has, by method, to save a checkpoint when it is stopped.
 TRAINER_GRACE_SECONDS = {"lora": 60, "qlora": 60, "full": 300}
@@ -148,7 +149,7 @@ class ComputeResources(ApiModel):
     )
 
 
-class EnvVar(ApiModel):
+class EnvVar(KubernetesTyped):
     """One environment variable: exactly one of `value` and `valueFrom`."""
 
     model_config = ConfigDict(
@@ -221,7 +222,7 @@ class Toleration(ApiModel):
     )
 
 
-class PodOptions(ApiModel):
+class PodOptions(KubernetesTyped):
     """What users decide about Hone's pods. Without settings they keep the `restricted` Pod Security level."""
 
     model_config = ConfigDict(

@@ -53,16 +53,11 @@ def build_init_containers(options: PodOptions) -> list[Object]:
 
 
 def merge_security(ours: Object, theirs: Object) -> Object:
-    """Return a container's securityContext. When the user adds capabilities, all others stay dropped.
-
-    Capabilities that are no mapping stay as they are: the API server refuses the pod with a message about the field.
-    """
+    """Return a container's securityContext. When the user adds capabilities, all others stay dropped."""
     merged: Object = ours | theirs
-    adds: Any = None
-    if isinstance(merged["capabilities"], dict):
-        merged["capabilities"] = ours["capabilities"] | merged["capabilities"]
-        adds = merged["capabilities"].get("add")
-    adds = adds if isinstance(adds, list) else []
+    if "capabilities" in theirs:
+        merged["capabilities"] = ours["capabilities"] | theirs["capabilities"]
+    adds: list[Any] = merged["capabilities"].get("add") or []
     if "allowPrivilegeEscalation" not in theirs and (merged.get("privileged") or "SYS_ADMIN" in adds):
         del merged["allowPrivilegeEscalation"]  # Kubernetes refuses false with either
     return merged

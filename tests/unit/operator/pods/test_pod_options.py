@@ -6,7 +6,6 @@ import pytest
 from hone_api.pods.pod_options import PodOptions
 from hone_api.schema.validation import validate_object
 from hone_operator.pods.pod_levels import find_relaxations
-from hone_operator.pods.pod_options import merge_security
 from pod_page import EXAMPLES, JOBS, job_of
 
 
@@ -58,10 +57,3 @@ def test_no_token_reaches_a_training_pod_by_env_from() -> None:
 def test_sidecars_keep_the_restricted_level() -> None:
     [sidecar] = pod_of("sidecar")["initContainers"]
     assert sidecar["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-
-
-@pytest.mark.parametrize("capabilities", [[None], "NET_ADMIN", None])
-def test_malformed_capabilities_are_left_to_the_api_server(capabilities: Any) -> None:
-    ours = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    assert merge_security(ours, {"capabilities": capabilities}) == ours | {"capabilities": capabilities}
-    assert merge_security(ours, {"capabilities": {"add": 5}})["capabilities"] == {"drop": ["ALL"], "add": 5}

@@ -3,6 +3,8 @@
 import copy
 import json
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from bad_manifests import GOOD
@@ -11,15 +13,66 @@ from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.inferenceservices.spec import InferenceService
 from hone_api.reasons import INVALID_SPEC, HoneError
 from hone_operator.finetunejob import plan as finetunejob_plan
+from hone_operator.finetunejob.push_job import build_push_job
 from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
 from hone_operator.inferenceservice import plan as inferenceservice_plan
 from hone_operator.inferenceservice.dependents import list_named_jobs
 from hone_operator.objects import bounded_json
 from hone_operator.objects.parsing import MAX_SPEC_DEPTH, parse_object
-from observed import IMAGE, IMAGES, NOW
+from hone_operator.reconcile.plan import Plan
+from observed import DIGEST, IMAGE, IMAGES, NOW
+from pod_page import EXAMPLES
 
 # Malformed manifests of each kind.
 MANIFESTS = 5000
+Path = tuple[str | int, ...]
+ODD_VALUES: list[Any] = [None, 5, -1.5, True, "text", [], [None], {}, {"": ""}, [{"a": []}]]
+CONTEXT = {
+    "capabilities": {"add": ["SYS_ADMIN"], "drop": ["ALL"]},
+    "seLinuxOptions": {"type": "container_t", "user": "u", "role": "r"},
+    "seccompProfile": {"type": "Unconfined"},
+    "appArmorProfile": {"type": "Unconfined"},
+    "privileged": True,
+}
+PROBE = {"httpGet": {"host": "example.com", "port": 80}, "tcpSocket": {"host": "example.com", "port": 80}}
+# What the level of Pod Security is decided from.
+SECURED = {
+    "apiVersion": "hone.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "secured"},
+    "spec": {
+        "model": {"name": "a/b"},
+        "dataset": {"name": "c/d"},
+        "pod": {
+            "securityContext": CONTEXT | {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]},
+            "containerSecurityContext": CONTEXT,
+            "volumes": [{"name": "host", "hostPath": {"path": "/x"}}],
+            "initContainers": [
+                {
+                    "name": "one",
+                    "image": "i",
+                    "securityContext": CONTEXT,
+                    "ports": [{"hostPort": 80}],
+                    "lifecycle": {"postStart": PROBE},
+                    "livenessProbe": PROBE,
+                }
+            ],
+        },
+    },
+}
+
+
+def plan(owner: dict[str, Any]) -> tuple[Any, Plan]:
+    """Parse and plan an object that is new. Return its spec, or the fault, and the plan."""
+    if owner["kind"] == "FineTuneJob":
+        job = parse_object(FineTuneJob, owner)
+        if not isinstance(job, HoneError):
+            build_push_job(owner, job, IMAGE, DIGEST)
+        return job, finetunejob_plan.plan_finetunejob(ObservedFineTuneJob(owner, job, IMAGE), NOW)
+    service = parse_object(InferenceService, owner)
+    list_named_jobs(owner)
+    observed = inferenceservice_plan.ObservedInferenceService(owner, service, IMAGES)
+    return service, inferenceservice_plan.plan_inferenceservice(observed, NOW)
 
 
 @pytest.mark.parametrize("kind", ["FineTuneJob", "InferenceService"])
@@ -30,15 +83,7 @@ def test_malformed_objects_are_reported_and_stop_nothing(kind: str) -> None:
     for _ in range(MANIFESTS):
         owner = fuzz(random_, kind, spec_schema)
         try:
-            if kind == "FineTuneJob":
-                job = parse_object(FineTuneJob, owner)
-                result = finetunejob_plan.plan_finetunejob(ObservedFineTuneJob(owner, job, IMAGE), NOW)
-            else:
-                job = parse_object(InferenceService, owner)
-                result = inferenceservice_plan.plan_inferenceservice(
-                    inferenceservice_plan.ObservedInferenceService(owner, job, IMAGES), NOW
-                )
-                list_named_jobs(owner)
+            job, result = plan(owner)
         except Exception as error:
             pytest.fail(f"{error!r} for {json.dumps(owner)[:2000]}")
         accepted = next(each for each in result.status["conditions"] if each["type"] == "Accepted")
@@ -50,6 +95,36 @@ def test_malformed_objects_are_reported_and_stop_nothing(kind: str) -> None:
             assert not result.actions
             assert len(json.dumps(accepted)) < 33_000
     assert MANIFESTS / 2 < refused < MANIFESTS
+
+
+def list_paths(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Yield the paths of all values below a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, below in items:
+        yield (*path, key)
+        yield from list_paths(below, (*path, key))
+
+
+def replace(manifest: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
+    """Return a copy of a manifest with another value at this path of its spec."""
+    changed = copy.deepcopy(manifest)
+    place = changed["spec"]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return changed
+
+
+@pytest.mark.parametrize("manifest", [*EXAMPLES, *GOOD.values(), SECURED], ids=lambda one: one["metadata"]["name"])
+def test_a_value_of_any_type_at_any_place_stops_nothing(manifest: dict[str, Any]) -> None:
+    metadata = {"namespace": "team", "uid": "u", "generation": 1}
+    for path in list_paths(manifest["spec"]):
+        for odd in ODD_VALUES:
+            owner = replace(manifest, path, odd) | {"metadata": {**manifest["metadata"], **metadata}}
+            try:
+                plan(owner)
+            except Exception as error:
+                pytest.fail(f"{error!r} for {odd!r} at {'.'.join(map(str, path))}")
 
 
 @pytest.mark.parametrize("depth", [MAX_SPEC_DEPTH + 10, 900, 9990])
