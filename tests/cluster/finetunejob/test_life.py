@@ -1,10 +1,12 @@
 """The life of a FineTuneJob: prepared without GPUs, suspended, changed, past its deadline, on several pods, removed."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hone_operator.snapshots.nodes import CLUSTER_SECONDS
 from kube import Cluster, Images, condition
 from training import because, furnish, job, message, metrics, past_step, reasons, uid
 
@@ -15,17 +17,21 @@ ONE_GPU = {"gpus": 1, "sharedMemory": "64Mi"}
 
 
 @pytest.fixture(scope="module")
-def lab(hone: Cluster, images: Images, nodes: None) -> Iterator[str]:
+def lab(hone: Cluster, images: Images, nodes: float) -> Iterator[str]:
     with hone.fresh_namespace("life") as namespace:
         furnish(hone, images, namespace)
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hub"}, "stringData": {"token": "hf_none"}}
         hone.create(secret, namespace=namespace)
+        time.sleep(max(0, nodes - time.monotonic()))
         yield namespace
 
 
 @pytest.fixture(scope="module")
-def nodes(hone: Cluster) -> Iterator[None]:
-    """Label the nodes as AMD's node labeller would, and add a fake node with a small GPU."""
+def nodes(hone: Cluster) -> Iterator[float]:
+    """Label the nodes as AMD's node labeller would, and add a fake node with a small GPU.
+
+    Yield the time by the monotonic clock at which the operator knows them.
+    """
     names = [node["metadata"]["name"] for node in hone.list("nodes") if GPU in node["status"]["allocatable"]]
     label = "amd.com/gpu.device-id"
     hone.kubectl("label", "--overwrite", "node", *names, f"{label}=74a1")
@@ -33,7 +39,7 @@ def nodes(hone: Cluster) -> Iterator[None]:
     hone.create({"apiVersion": "v1", "kind": "Node", "metadata": small})
     capacity = json.dumps({"status": {"capacity": {SMALL_GPU: "1"}, "allocatable": {SMALL_GPU: "1"}}})
     hone.kubectl("patch", "node", "small-gpu", "--subresource=status", "--type=merge", "--patch", capacity)
-    yield
+    yield time.monotonic() + CLUSTER_SECONDS + 5
     hone.kubectl("delete", "node", "small-gpu")
     hone.kubectl("label", "node", *names, f"{label}-")
 
