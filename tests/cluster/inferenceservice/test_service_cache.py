@@ -18,7 +18,7 @@ HUB, NO_HUB = "http://hub:8000", "http://127.0.0.1:9"
 SERVE = """
 class Logged(Answer):
     def log_message(self, *args):
-        sys.stdout.write(f"{self.command} {self.path}\n")  # in one piece: threads write at the same time
+        sys.stdout.write(f"{self.command} {self.path}\\n")  # in one piece: threads write at the same time
         sys.stdout.flush()
 
 hub = Hub(Path("/models/tiny"), sys.argv[1], ("", 8000))
