@@ -11,9 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from demo import HONE, ROOT, TUNED_NAME, console, free_port, provide_model, step, wait_until_healthy
+from hone_api.finetunejobs.spec import FineTuneJob
+from hone_operator.finetunejob.children import build_claim
 from model_from_pypi import HUB_NAME
 from openai import OpenAI
 from questions import NEEDED, compare
@@ -83,15 +86,7 @@ def install_hone() -> str:
 
 def load_model(hf_home: Path, image: str) -> None:
     """Make the job's claim as Hone would make it, and copy the hub cache at `hf_home` to where the trainer looks."""
-    documents = yaml.safe_load_all((QUICKSTART / "finetunejob.yaml").read_text())
-    storage = next(each for each in documents if each["kind"] == "FineTuneJob")["spec"]["output"]["storage"]
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": TUNED_NAME, "namespace": NAMESPACE},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": storage["size"]}}},
-    }
-    kubectl("apply", "-f", "-", stdin=json.dumps(claim).encode())
+    kubectl("apply", "-f", "-", stdin=json.dumps(build_job_claim()).encode())
     kubectl("apply", "-f", "-", stdin=json.dumps(loader_pod(image)).encode())
     kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", f"pod/{LOADER}", "--timeout=180s")
     archive = subprocess.Popen(["tar", "c", "-C", hf_home.parent, hf_home.name], stdout=subprocess.PIPE)
@@ -100,6 +95,14 @@ def load_model(hf_home: Path, image: str) -> None:
     if archive.wait():
         sys.exit(f"tar could not read {hf_home}")
     kubectl("delete", "-n", NAMESPACE, f"pod/{LOADER}")
+
+
+def build_job_claim() -> dict[str, Any]:
+    """Return the claim that the operator would make for the job. Without its labels it would be somebody else's."""
+    documents = yaml.safe_load_all((ROOT / QUICKSTART / "finetunejob.yaml").read_text())
+    owner = next(each for each in documents if each["kind"] == "FineTuneJob")
+    owner["metadata"] |= {"namespace": NAMESPACE, "uid": ""}
+    return build_claim(owner, FineTuneJob.model_validate(owner))
 
 
 def loader_pod(image: str) -> dict[str, object]:

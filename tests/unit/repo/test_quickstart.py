@@ -11,10 +11,12 @@ import yaml
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.inferenceservices.spec import InferenceService
 from hone_api.reasons import CATALOGUE
+from hone_operator.reconcile.ownership import is_foreign_claim
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
 sys.path.insert(0, str(QUICKSTART))
 
+from demo_cluster import build_job_claim  # noqa: E402
 from questions import QUESTIONS, count_right  # noqa: E402
 
 LEAST_ROWS = 80
@@ -94,3 +96,11 @@ def test_no_question_gives_its_own_answer_away() -> None:
 def test_an_answer_with_one_of_two_facts_is_wrong() -> None:
     assert not QUESTIONS[0].is_answered_by("Your pod saved a checkpoint.")
     assert QUESTIONS[0].is_answered_by("It was Interrupted, and saved a checkpoint.")
+
+
+def test_the_claim_of_the_clusters_demo_is_the_one_that_the_operator_would_make(job: FineTuneJob) -> None:
+    claim = build_job_claim()
+    owner = {"kind": "FineTuneJob", "metadata": {"name": job.name, "namespace": claim["metadata"]["namespace"]}}
+    assert not is_foreign_claim(claim, owner)
+    assert job.spec.output.storage
+    assert claim["spec"]["resources"]["requests"]["storage"] == job.spec.output.storage.size
