@@ -8,8 +8,8 @@ from hone_api.artifacts.manifest import (
     ArtifactManifest,
     BaseModelReference,
     FileDigest,
+    compute_files_digest,
     describe_files,
-    digest_of,
     list_folders,
     write_manifest,
 )
@@ -30,7 +30,7 @@ def seal(
     manifest = ArtifactManifest(
         kind=kind,
         job=job,
-        digest=digest_of(listed),
+        digest=compute_files_digest(listed),
         base_model=base,
         dataset_fingerprint="f",
         files=listed,

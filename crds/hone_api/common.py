@@ -33,18 +33,18 @@ class ForeignModel(ApiModel):
     model_config = ConfigDict(extra="ignore")
 
 
-def rule(expression: str, message: str, *, field_path: str | None = None) -> dict[str, str]:
+def make_rule(expression: str, message: str, *, field_path: str | None = None) -> dict[str, str]:
     """Return a CEL rule between fields: if it is false, the API server and `hone validate` refuse with `message`."""
     found = {"rule": expression, "message": message}
     return found | {"fieldPath": field_path} if field_path else found
 
 
-def rules(*of: dict[str, str]) -> dict[str, Any]:
+def declare_rules(*of: dict[str, str]) -> dict[str, Any]:
     """Return the `json_schema_extra` that adds CEL rules to a model."""
     return {"x-kubernetes-validations": list(of)}
 
 
-def keyed_by(field: str) -> dict[str, Any]:
+def declare_list_key(field: str) -> dict[str, Any]:
     """Return the `json_schema_extra` of a list whose items differ in one field."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
 
@@ -54,12 +54,12 @@ def keyed_by(field: str) -> dict[str, Any]:
 DESCRIBED_AT = "x-described-at"
 
 
-def exactly_one(*fields: str) -> str:
+def require_exactly_one(*fields: str) -> str:
     """Return the CEL expression that is true when exactly one of the fields is set."""
     return f"[{', '.join(f'has(self.{name})' for name in fields)}].filter(x, x).size() == 1"
 
 
-def text(pattern: str, message: str, *, max_length: int = 253) -> Any:
+def make_text_field(pattern: str, message: str, *, max_length: int = 253) -> Any:
     """Return the Field of a string that must match an RE2 pattern; `message` explains to the user what it must be."""
     return Field(max_length=max_length, pattern=pattern, json_schema_extra={"x-message": message})
 
@@ -76,7 +76,7 @@ def _stays_below(path: str) -> str:
 
 _STAYS_BELOW = "must stay on the claim: remove the '..'"
 
-DNS_LABEL_NAME = rule(
+DNS_LABEL_NAME = make_rule(
     "self.metadata.name.matches(r'^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52",
     "must be a DNS label of at most 52 characters, beginning with a letter, such as my-job: "
     "what Hone makes for the object is named after it",
@@ -85,21 +85,21 @@ DNS_LABEL_NAME = rule(
 
 ObjectName = Annotated[
     str,
-    text(
+    make_text_field(
         r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
         "must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.', such as my-name",
     ),
 ]
 HubName = Annotated[
     str,
-    text(
+    make_text_field(
         r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$",
         "must be a name on the hub such as owner/name, neither a URL nor a path",
         max_length=193,
     ),
 ]
 Revision = Annotated[
-    str, text(r"^[A-Za-z0-9_./-]+$", "must be a branch, tag or commit, such as main or v1.0", max_length=255)
+    str, make_text_field(r"^[A-Za-z0-9_./-]+$", "must be a branch, tag or commit, such as main or v1.0", max_length=255)
 ]
 RelativePath = Annotated[
     str,
@@ -108,7 +108,7 @@ RelativePath = Annotated[
         pattern=r"^[^/]",
         json_schema_extra={
             "x-message": "must be a path relative to the claim's root, such as models/llama: no leading '/'",
-            **rules(rule(r"!self.matches(r'(^|/)\.\.(/|$)')", _STAYS_BELOW)),
+            **declare_rules(make_rule(r"!self.matches(r'(^|/)\.\.(/|$)')", _STAYS_BELOW)),
         },
     ),
     AfterValidator(_stays_below),
@@ -127,18 +127,18 @@ Quantity = Annotated[
 ]
 ResourceName = Annotated[
     str,
-    text(
+    make_text_field(
         r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
         "must be the resource of a device plugin, such as amd.com/gpu",
         max_length=317,
     ),
 ]
 DataKey = Annotated[
-    str, text(r"^[-._a-zA-Z0-9]+$", "must be a key: letters, digits, '-', '_' and '.', such as train.jsonl")
+    str, make_text_field(r"^[-._a-zA-Z0-9]+$", "must be a key: letters, digits, '-', '_' and '.', such as train.jsonl")
 ]
 RemoteUri = Annotated[
     str,
-    text(
+    make_text_field(
         r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#\s]*)?|https://[^/?#@\s]+/[^?#\s]+|"
         r"oci://[A-Za-z0-9.-]+(:[0-9]+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|"
         r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?@sha256:[0-9a-f]{64}))$",
@@ -149,7 +149,7 @@ RemoteUri = Annotated[
 ]
 Label = Annotated[
     str,
-    text(
+    make_text_field(
         r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$",
         "must be a label's value: letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
         max_length=63,
@@ -218,4 +218,4 @@ MESSAGE_COLUMN = {
     "priority": 1,
 }
 
-Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=keyed_by("type"))]
+Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=declare_list_key("type"))]

@@ -40,12 +40,12 @@ class Failure(NamedTuple):
     sentence: str
 
 
-def module_command(module: str) -> list[str]:
+def build_module_command(module: str) -> list[str]:
     """Return the command of a container that runs a Python module."""
     return ["python3", "-m", module]
 
 
-def failure_line(program: str, error: HoneError) -> str:
+def format_failure_line(program: str, error: HoneError) -> str:
     """Return the last line that a program prints when it cannot do its work."""
     return f"{program}: {error.reason.name}: {error.sentence()}"
 

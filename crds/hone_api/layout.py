@@ -54,12 +54,12 @@ MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "hone"
 
 
-def artifact_path(namespace: str, name: str) -> str:
+def make_artifact_path(namespace: str, name: str) -> str:
     """Return the folder on the output claim that holds a FineTuneJob's tree."""
     return f"{namespace}/{name}"
 
 
-def remote_folder(revision: str) -> str:
+def make_remote_folder(revision: str) -> str:
     """Return the folder, below the cache, of what was downloaded from a URI."""
     return f"remote/{revision}"
 
@@ -69,7 +69,7 @@ def make_checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def base_model_name(name: str | None, claim: str | None, path: str | None) -> str:
+def choose_base_model_name(name: str | None, claim: str | None, path: str | None) -> str:
     """Return a base model's name in an engine's list: its hub name, else the last part of its path, else its claim.
 
     `path` may be a URI; that of a registry counts without tag and digest.
@@ -79,7 +79,7 @@ def base_model_name(name: str | None, claim: str | None, path: str | None) -> st
     return name or (path or "").rstrip("/").rpartition("/")[2] or claim or ""
 
 
-def link_name(name: str, digest: str | None) -> str:
+def make_link_name(name: str, digest: str | None) -> str:
     """Return the name of a link below POD_SERVED, with the digest, so that an engine's list shows what it loaded."""
     return f"{name}-{digest.removeprefix('sha256:')[:12]}" if digest else name
 

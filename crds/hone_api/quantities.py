@@ -18,7 +18,7 @@ def is_quantity(text: str) -> bool:
     return _QUANTITY.fullmatch(text) is not None
 
 
-def exact_number(quantity: str | int | float) -> Decimal:
+def parse_exactly(quantity: str | int | float) -> Decimal:
     """Return a quantity as an exact number, for comparisons. Raises decimal.InvalidOperation if it is none."""
     text = str(quantity)
     for suffix, factor in SUFFIXES.items():

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import httpx
 import uvicorn
-from hone_api.containers import GUARD_PROGRAM, failure_line
+from hone_api.containers import GUARD_PROGRAM, format_failure_line
 from hone_api.io.listening import open_listener
 from hone_api.io.terminal import make_output_safe, print_line
 from hone_api.layout import ENGINE_PORT, GUARDED_PORT
@@ -215,7 +215,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _exit_with_failure(error: HoneError) -> NoReturn:
-    print_line(failure_line(GUARD_PROGRAM, error))
+    print_line(format_failure_line(GUARD_PROGRAM, error))
     sys.exit(error.reason.exit_code or 1)
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from hone_api.containers import SERVER_PROGRAM, failure_line
+from hone_api.containers import SERVER_PROGRAM, format_failure_line
 from hone_api.io.command_line import parse_pair
 from hone_api.io.terminal import make_output_safe, print_line
 from hone_api.layout import API_KEY_ENV, ENGINE_PORT
@@ -207,7 +207,7 @@ def _parse_positive(text: str) -> int:
 
 
 def _exit_with_failure(error: HoneError) -> NoReturn:
-    print_line(failure_line(SERVER_PROGRAM, error))
+    print_line(format_failure_line(SERVER_PROGRAM, error))
     _exit_at_once(error.reason.exit_code or 1)
 
 

@@ -179,7 +179,7 @@ def prepare_job(options: RunOptions, telemetry: ProgressState) -> str:
         terminal.print_dataset_report(done.file.dataset)
         terminal.print_sample(done.segments)
         terminal.print_note(f"prepared in {options.output / PREPARED}")
-    return done.file.dataset.summary()
+    return done.file.dataset.summarize()
 
 
 def _configure_logging(options: RunOptions) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hone_api.layout import artifact_path
+from hone_api.layout import make_artifact_path
 from hone_api.reasons import ARTIFACT_MISSING, HoneError
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
@@ -49,7 +49,7 @@ def make_pod(name: str, job: Object, image: str, template: Object | None, nodes:
     if security.get("runAsUser") == 0:
         security["runAsUser"] = USER
     limits = {"cpu": "1", "memory": "256Mi", "ephemeral-storage": "64Mi"}
-    folder = artifact_path(metadata["namespace"], metadata["name"])
+    folder = make_artifact_path(metadata["namespace"], metadata["name"])
     spec: Object = {
         "restartPolicy": "Never",
         "activeDeadlineSeconds": LONGEST_SECONDS,

@@ -15,8 +15,8 @@ from pathlib import Path
 from hone_api.artifacts.manifest import (
     ArtifactManifest,
     FileDigest,
+    compute_files_digest,
     describe_file,
-    digest_of,
     list_folders,
     open_regular,
     read_content,
@@ -54,7 +54,7 @@ def check_names(manifest: ArtifactManifest) -> None:
     for path in manifest.files:
         if any(f"{parent}" in manifest.files for parent in Path(path).parents):
             raise HoneError(ARTIFACT_CORRUPT, f"{MANIFEST} lists {path!r} in a folder that it lists as a file")
-    if digest_of(manifest.files) != manifest.digest:
+    if compute_files_digest(manifest.files) != manifest.digest:
         message = f"{MANIFEST} has the digest {manifest.digest}, and its list of files has another"
         raise HoneError(ARTIFACT_CORRUPT, message)
 

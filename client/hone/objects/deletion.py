@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hone_api.common import GROUP
-from hone_api.layout import FINETUNEJOB_LABEL, artifact_path
+from hone_api.layout import FINETUNEJOB_LABEL, make_artifact_path
 
 from hone.errors import ClientError
 from hone.objects.names import JOB
@@ -59,7 +59,7 @@ def plan_deletion(body: Object, around: Neighbours, *, with_claim: bool) -> Dele
         for each in served
     )
     goes = (f"FineTuneJob {name}, with its status", "its Jobs and pods, with their logs")
-    folder = artifact_path(body["metadata"].get("namespace") or "default", name)
+    folder = make_artifact_path(body["metadata"].get("namespace") or "default", name)
     if not with_claim:
         kept = f"claim {claim}, with {_describe_content(body)} in folder {folder}"
         return Deletion(goes, (kept,), affected)

@@ -63,7 +63,7 @@ class DatasetReport(ForeignModel):
     evaluation: SplitReport | None = None
     datasets: list[MixedDataset] = Field([], description="Each of several datasets; none for a single one.")
 
-    def summary(self) -> str:
+    def summarize(self) -> str:
         """Return format and sizes as text."""
         lengths = self.train.lengths
         held_out = f", {self.evaluation.rows} to evaluate on" if self.evaluation else ""

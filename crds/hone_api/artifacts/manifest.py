@@ -39,7 +39,7 @@ class FileDigest(ForeignModel):
 class BaseModelReference(ForeignModel):
     """The base model: a hub name with the commit that was loaded, or a claim and a path on it, or a URI.
 
-    `revision` of a URI is the folder of the download, see layout.remote_folder.
+    `revision` of a URI is the folder of the download, see layout.make_remote_folder.
     """
 
     name: HubName | None = None
@@ -83,7 +83,7 @@ def list_folders(kind: ArtifactKind) -> list[str]:
     return [ADAPTER, MERGED] if kind == "both" else [kind]
 
 
-def digest_of(files: dict[str, FileDigest]) -> str:
+def compute_files_digest(files: dict[str, FileDigest]) -> str:
     """Return `sha256:…` over the sorted lines `<sha256>  <path>`, as `sha256sum` prints them."""
     lines = "".join(f"{file.sha256}  {path}\n" for path, file in sorted(files.items()))
     return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()

@@ -19,8 +19,8 @@ from hone_api.artifacts.manifest import (
     CORRUPT_REMEDY,
     ArtifactManifest,
     FileDigest,
+    compute_files_digest,
     describe_file,
-    digest_of,
     list_folders,
     open_regular,
 )
@@ -42,7 +42,7 @@ def verify(root: Path, manifest: ArtifactManifest, below: str = "") -> None:
         if problem := _find_path_problem(path, manifest):
             found = f"{root / MANIFEST} lists the file {path!r}, which {problem}"
             raise HoneError(ARTIFACT_CORRUPT, found, remedy=CORRUPT_REMEDY)
-    if digest_of(manifest.files) != manifest.digest:
+    if compute_files_digest(manifest.files) != manifest.digest:
         found = f"{root / MANIFEST} has the digest {manifest.digest}, and its list of files has another"
         raise HoneError(ARTIFACT_CORRUPT, found, remedy=CORRUPT_REMEDY)
     if lacking := _find_lacking(manifest):

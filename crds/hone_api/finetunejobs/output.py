@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from hone_api.common import ApiModel, ClaimReference, ObjectName, Quantity, rule, rules
+from hone_api.common import ApiModel, ClaimReference, ObjectName, Quantity, declare_rules, make_rule
 from hone_api.finetunejobs.push import PushDestinations
 
 
@@ -25,8 +25,8 @@ class OutputOptions(ApiModel):
     """Where the artifact goes, and in what form."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
+        json_schema_extra=declare_rules(
+            make_rule(
                 "!(has(self.claim) && has(self.storage))",
                 "set claim (a claim that exists) or storage (a claim that Hone makes), not both",
             )

@@ -4,7 +4,15 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from hone_api.common import ApiModel, LocalSecretReference, SecretKey, exactly_one, rule, rules, text
+from hone_api.common import (
+    ApiModel,
+    LocalSecretReference,
+    SecretKey,
+    declare_rules,
+    make_rule,
+    make_text_field,
+    require_exactly_one,
+)
 from hone_api.layout import REGISTRY_SCHEME
 from hone_api.remote.sources import CaBundle, Endpoint, Region
 
@@ -12,7 +20,7 @@ MOST_DESTINATIONS = 8
 
 HubRepositoryName = Annotated[
     str,
-    text(
+    make_text_field(
         r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$",
         "must be a repository on the hub with its owner, such as owner/name",
         max_length=193,
@@ -20,7 +28,7 @@ HubRepositoryName = Annotated[
 ]
 BucketUri = Annotated[
     str,
-    text(
+    make_text_field(
         r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#\s]*)?$",
         "must be s3://BUCKET/FOLDER, without user, password, query and fragment: credentials belong in a Secret, "
         "which secret names",
@@ -31,7 +39,7 @@ BucketUri = Annotated[
 
 RegistryReference = Annotated[
     str,
-    text(
+    make_text_field(
         r"^[A-Za-z0-9.-]+(:[0-9]+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$",
         "must be REGISTRY/REPOSITORY:TAG, such as registry.example.com/models/faq:v1: no https://, and no digest, "
         "which is known after the push",
@@ -58,17 +66,17 @@ class PushDestination(ApiModel):
     """One destination: exactly one of `hub`, `uri` and `oci`."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                exactly_one("hub", "uri", "oci"),
+        json_schema_extra=declare_rules(
+            make_rule(
+                require_exactly_one("hub", "uri", "oci"),
                 "set exactly one of hub (a repository on the hub), uri (a bucket) and oci (a registry)",
             ),
-            rule(
+            make_rule(
                 "!has(self.hub) || !(has(self.secret) || has(self.endpoint) || has(self.caBundle))",
                 "secret, endpoint and caBundle belong to uri and oci: remove them; the hub's token belongs in "
                 "hub.tokenSecret",
             ),
-            rule("has(self.uri) || !has(self.region)", "region belongs to uri: remove it"),
+            make_rule("has(self.uri) || !has(self.region)", "region belongs to uri: remove it"),
         )
     )
 

@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from hone_api.common import ApiModel, ClaimPath, DataKey, HubName, ObjectName, Revision, exactly_one, rule, rules
+from hone_api.common import (
+    ApiModel,
+    ClaimPath,
+    DataKey,
+    HubName,
+    ObjectName,
+    Revision,
+    declare_rules,
+    make_rule,
+    require_exactly_one,
+)
 from hone_api.dtypes import Dtype
 from hone_api.remote.sources import REMOTE_RULES, RemoteSource
 
@@ -13,9 +23,12 @@ class BaseModelSource(RemoteSource):
     """The base model: exactly one of `name`, `claim` and `uri`."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(exactly_one("name", "claim", "uri"), "set exactly one of name (a model on the hub), claim and uri"),
-            rule(
+        json_schema_extra=declare_rules(
+            make_rule(
+                require_exactly_one("name", "claim", "uri"),
+                "set exactly one of name (a model on the hub), claim and uri",
+            ),
+            make_rule(
                 "has(self.name) || !has(self.revision)",
                 "revision belongs to a model on the hub: set name, or remove it",
             ),
@@ -72,24 +85,24 @@ class DatasetSource(RemoteSource):
     """The dataset: exactly one of `name`, `configMap`, `claim` and `uri`."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                exactly_one("name", "configMap", "claim", "uri"),
+        json_schema_extra=declare_rules(
+            make_rule(
+                require_exactly_one("name", "configMap", "claim", "uri"),
                 "set exactly one of name (a dataset on the hub), configMap, claim and uri",
             ),
-            rule(
+            make_rule(
                 "has(self.name) || self.split == 'train'",
                 "split belongs to a dataset on the hub, and files are all train: remove it, and name the files in path",
             ),
-            rule(
+            make_rule(
                 "has(self.name) || !(has(self.config) || has(self.revision))",
                 "config and revision belong to a dataset on the hub: set name, or remove them",
             ),
-            rule(
+            make_rule(
                 "has(self.name) || !has(self.evalSplit)",
                 "evalSplit belongs to a dataset on the hub, and files are all train: set evalFraction instead",
             ),
-            rule(
+            make_rule(
                 "!(has(self.evalSplit) && has(self.evalFraction))",
                 "set evalSplit (a split to evaluate on) or evalFraction (a share of the rows), not both",
             ),

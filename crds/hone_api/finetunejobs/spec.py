@@ -13,8 +13,8 @@ from hone_api.common import (
     ApiModel,
     CacheOptions,
     SecretKey,
-    rule,
-    rules,
+    declare_rules,
+    make_rule,
 )
 from hone_api.finetunejobs.output import OutputOptions
 from hone_api.finetunejobs.sources import BaseModelSource, DatasetEntry, DatasetSource
@@ -123,70 +123,70 @@ class FineTuneJobSpec(ApiModel):
     """What to train, on what, and how."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule("has(self.dataset) != has(self.datasets)", _ONE_OF_DATASET_AND_DATASETS),
-            rule(
+        json_schema_extra=declare_rules(
+            make_rule("has(self.dataset) != has(self.datasets)", _ONE_OF_DATASET_AND_DATASETS),
+            make_rule(
                 "!has(self.datasets) || self.datasets.all(one, has(one.weight)) || "
                 "!self.datasets.exists(one, has(one.weight))",
                 _ALL_WEIGHTS,
             ),
-            rule(
+            make_rule(
                 "!has(self.datasets) || self.datasets.filter(one, has(one.chatTemplate)).size() <= 1",
                 "chatTemplate is for all of datasets: set it in one of them",
             ),
-            rule(
+            make_rule(
                 "self.method != 'full' || !has(self.lora)",
                 "lora belongs to methods lora and qlora: remove it, or set method: lora",
             ),
-            rule(
+            make_rule(
                 "self.method != 'full' || !has(self.output) || !has(self.output.save)",
                 "output.save belongs to methods lora and qlora, since method full always saves the full model: "
                 "remove it",
             ),
-            rule(
+            make_rule(
                 "self.method != 'qlora' || !has(self.model.dtype) || self.model.dtype == 'auto'",
                 "model.dtype has no effect with method qlora, which loads the weights in 4 bits: remove it",
             ),
-            rule(
+            make_rule(
                 "self.method != 'qlora' || !has(self.training) || !has(self.training.fp16) || !self.training.fp16",
                 "training.fp16 does not go with method qlora, whose adapters are bfloat16: remove it",
             ),
-            rule(
+            make_rule(
                 f"!has(self.training) || !has(self.training.evalSteps) || {_EVALUATES}",
                 "training.evalSteps needs rows to evaluate on: set dataset.evalFraction or evalSplit, or remove it",
             ),
-            rule(
+            make_rule(
                 "!has(self.training) || !has(self.training.lrSchedulerType) || "
                 f"self.training.lrSchedulerType != 'reduce_lr_on_plateau' || {_EVALUATES}",
                 "training.lrSchedulerType reduce_lr_on_plateau follows the evaluation loss: set dataset.evalFraction "
                 "or evalSplit, or take another schedule",
             ),
-            rule(
+            make_rule(
                 "!has(self.training) || !has(self.training.parallelism) || self.training.parallelism != 'fsdp' || "
                 "(has(self.resources) && ((has(self.resources.gpus) && self.resources.gpus > 1) || "
                 "(has(self.resources.nodes) && self.resources.nodes > 1)))",
                 "training.parallelism fsdp splits the model among several GPUs: set resources.gpus or nodes to 2 or "
                 "more, or remove it",
             ),
-            rule(
+            make_rule(
                 "self.method != 'qlora' || !has(self.training) || !has(self.training.parallelism) || "
                 "self.training.parallelism != 'fsdp'",
                 "training.parallelism fsdp does not go with method qlora, whose weights in 4 bits can't be split: "
                 "remove it, or set method: lora",
             ),
-            rule(
+            make_rule(
                 "!has(self.resources) || !has(self.resources.nodes) || self.resources.nodes == 1 || "
                 "(has(self.output) && (has(self.output.claim) || (has(self.output.storage) && "
                 "has(self.output.storage.accessModes) && 'ReadWriteMany' in self.output.storage.accessModes)))",
                 "resources.nodes above 1 needs a claim that several nodes can mount: set output.storage.accessModes "
                 "to [ReadWriteMany], or output.claim",
             ),
-            rule(
+            make_rule(
                 "!has(self.resources) || !has(self.resources.nodes) || self.resources.nodes == 1 || "
                 "!has(self.resources.gpus) || self.resources.gpus > 0",
                 "resources.nodes above 1 is for GPUs: set resources.gpus to 1 or more",
             ),
-            rule(
+            make_rule(
                 "!has(self.pod) || !has(self.pod.terminationGracePeriodSeconds) || "
                 "self.pod.terminationGracePeriodSeconds >= "
                 f"(self.method == 'full' ? {TRAINER_GRACE_SECONDS['full']} : {TRAINER_GRACE_SECONDS['lora']})",
@@ -194,21 +194,21 @@ class FineTuneJobSpec(ApiModel):
                 f"{TRAINER_GRACE_SECONDS['lora']} or more, with method full to {TRAINER_GRACE_SECONDS['full']} or "
                 "more, or remove it",
             ),
-            rule(
+            make_rule(
                 "self.resources.gpus == oldSelf.resources.gpus && self.resources.nodes == oldSelf.resources.nodes",
                 f"resources.gpus and resources.nodes {_UNCHANGEABLE}",
             ),
-            rule("self.model == oldSelf.model", f"model {_UNCHANGEABLE}"),
-            rule("self.method == oldSelf.method", f"method {_UNCHANGEABLE}"),
+            make_rule("self.model == oldSelf.model", f"model {_UNCHANGEABLE}"),
+            make_rule("self.method == oldSelf.method", f"method {_UNCHANGEABLE}"),
             *(
-                rule(
+                make_rule(
                     f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
                     f"{name} {_UNCHANGEABLE}",
                 )
                 for name in ("dataset", "datasets", "lora", "training", "evaluation")
             ),
             *(
-                rule(
+                make_rule(
                     f"has(self.output) && has(self.output.{name}) ? has(oldSelf.output) && "
                     f"has(oldSelf.output.{name}) && self.output.{name} == oldSelf.output.{name} : "
                     f"!(has(oldSelf.output) && has(oldSelf.output.{name}))",
@@ -299,7 +299,7 @@ class FineTuneJobSpec(ApiModel):
         """Return whether there are rows to evaluate on."""
         return any(source.has_evaluation for source in self.dataset_sources)
 
-    def published(self) -> dict[str, Any]:
+    def drop_unpublished(self) -> dict[str, Any]:
         """Return the spec on the wire without the UNPUBLISHED fields and without the destinations of pushes."""
         wire = {name: value for name, value in self.to_wire().items() if name not in UNPUBLISHED}
         del wire["output"]["push"]
@@ -309,7 +309,7 @@ class FineTuneJobSpec(ApiModel):
 class FineTuneJob(ApiModel):
     """A fine-tuning run of a large language model: a base model, a dataset, a method."""
 
-    model_config = ConfigDict(json_schema_extra=rules(DNS_LABEL_NAME))
+    model_config = ConfigDict(json_schema_extra=declare_rules(DNS_LABEL_NAME))
 
     PLURAL: ClassVar = "finetunejobs"
     SHORT_NAMES: ClassVar = ["ftj"]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from hone_api.common import ApiModel, LocalSecretReference, rule, rules, text
+from hone_api.common import ApiModel, LocalSecretReference, declare_rules, make_rule, make_text_field
 from hone_api.remote.sources import Endpoint
 
 # The keys of each tracker's Secret, which are the variables that its library reads. No other key is used.
@@ -15,7 +15,7 @@ SECRET_KEYS = {
 
 TrackingUri = Annotated[
     str,
-    text(
+    make_text_field(
         r"^https?://[^?#@\s]+$",
         "must be the URL of an MLflow server, such as http://mlflow.tracking.svc:5000, without user and password: "
         "credentials belong in a Secret, which secret names",
@@ -24,7 +24,7 @@ TrackingUri = Annotated[
 ]
 TrackedName = Annotated[
     str,
-    text(
+    make_text_field(
         r"^[A-Za-z0-9]([-A-Za-z0-9_./ ]*[A-Za-z0-9])?$",
         "must be letters, digits, '-', '_', '.', '/' and spaces, such as faq-bot",
         max_length=128,
@@ -32,7 +32,7 @@ TrackedName = Annotated[
 ]
 ProjectName = Annotated[
     str,
-    text(
+    make_text_field(
         r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
         "must be letters, digits, '-', '_' and '.', such as faq-bot",
         max_length=128,
@@ -58,8 +58,10 @@ class WandbOptions(ApiModel):
     """Weights & Biases."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule("has(self.secret) || !has(self.baseUrl)", "baseUrl needs an API key: set secret, or remove baseUrl")
+        json_schema_extra=declare_rules(
+            make_rule(
+                "has(self.secret) || !has(self.baseUrl)", "baseUrl needs an API key: set secret, or remove baseUrl"
+            )
         )
     )
 
@@ -85,8 +87,8 @@ class TrackingOptions(ApiModel):
     """The trackers, each of which gets the curves, the settings and tags of the run."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule("has(self.mlflow) || has(self.wandb) || has(self.trackio)", "set mlflow, wandb or trackio")
+        json_schema_extra=declare_rules(
+            make_rule("has(self.mlflow) || has(self.wandb) || has(self.trackio)", "set mlflow, wandb or trackio")
         )
     )
 

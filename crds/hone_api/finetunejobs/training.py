@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from hone_api.common import ApiModel, rule, rules
+from hone_api.common import ApiModel, declare_rules, make_rule
 from hone_api.finetunejobs.sft_fields import OPTIMIZERS, SFT_CONFIG_FIELDS
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -36,8 +36,8 @@ class TypedArguments(ApiModel):
     """The fields of SFTConfig that most runs set, each with its bounds."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
+        json_schema_extra=declare_rules(
+            make_rule(
                 "!(has(self.bf16) && self.bf16 && has(self.fp16) && self.fp16)",
                 "set bf16 or fp16, not both: bf16 where the device has it",
             )
@@ -170,7 +170,7 @@ class TrainingArguments(TypedArguments):
         examples=[{"lrSchedulerKwargs": {"min_lr": 1e-6}}],
     )
 
-    def sft_config(self) -> dict[str, Any]:
+    def get_sft_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of SFTConfig that the user wrote, including `extra`."""
         typed = self.model_dump(exclude_none=True, include=set(TypedArguments.model_fields))
         return typed | {EXTRA_FIELDS[name]: value for name, value in self.extra.items()}

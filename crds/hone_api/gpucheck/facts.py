@@ -78,7 +78,7 @@ class Facts:
     torch: Torch | str | None = None
 
 
-def vendor_of(resource: str) -> Vendor | None:
+def find_vendor(resource: str) -> Vendor | None:
     """Return the vendor of a resource's GPUs, also with Dynamic Resource Allocation; None: its name does not show it.
 
     Names are such as `amd.com/cpx_nps1` and `deviceclass.resource.kubernetes.io/gpu.amd.com`.

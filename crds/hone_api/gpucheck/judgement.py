@@ -9,7 +9,7 @@ import os
 import re
 from itertools import takewhile
 
-from .facts import Device, DeviceFile, Facts, Problem, Torch, vendor_of
+from .facts import Device, DeviceFile, Facts, Problem, Torch, find_vendor
 
 DENIED = (errno.EACCES, errno.EPERM)
 # The kernel shows this id for users and groups that a user namespace lacks.
@@ -37,7 +37,7 @@ IMAGE = "Name an image in spec.pod.image, or in the chart's values for all objec
 
 def judge_files(facts: Facts) -> Problem | None:
     """Return why the device files can't be used; None if they can, or if GPUs have other device files."""
-    vendor = vendor_of(facts.resource)
+    vendor = find_vendor(facts.resource)
     if vendor == "nvidia" or (vendor is None and facts.kfd is None):
         return None
     if facts.kfd is None:
@@ -71,10 +71,12 @@ def judge_torch(facts: Facts) -> Problem | None:
 
 
 def _judge_build(facts: Facts, torch: Torch) -> Problem | None:
-    vendor_version = {"amd": torch.hip, "nvidia": torch.cuda, None: torch.hip or torch.cuda}[vendor_of(facts.resource)]
+    vendor_version = {"amd": torch.hip, "nvidia": torch.cuda, None: torch.hip or torch.cuda}[
+        find_vendor(facts.resource)
+    ]
     if vendor_version:
         return None
-    platform = {"amd": "ROCm", "nvidia": "CUDA", None: "GPUs"}[vendor_of(facts.resource)]
+    platform = {"amd": "ROCm", "nvidia": "CUDA", None: "GPUs"}[find_vendor(facts.resource)]
     found = f"HIP {torch.hip}" if torch.hip else f"CUDA {torch.cuda}" if torch.cuda else "CPUs"
     cause = f"{_asked(facts)}, and torch {torch.version} in the image is built for {found}"
     return Problem(cause, f"{IMAGE} that has torch for {platform}; Hone's own is built from Dockerfile.rocm.")
@@ -196,7 +198,7 @@ def _remedy_for_missing() -> str:
 
 def _remedy_for_versions(facts: Facts) -> str:
     is_for_nvidia = isinstance(facts.torch, Torch) and facts.torch.cuda and not facts.torch.hip
-    if vendor_of(facts.resource) == "nvidia" or is_for_nvidia:
+    if find_vendor(facts.resource) == "nvidia" or is_for_nvidia:
         return "Use an image whose CUDA the node's driver supports: compare with what `nvidia-smi` shows on the node."
     return (
         f"{IMAGE} whose ROCm the node's amdgpu driver supports (AMD's compatibility matrix lists them; `rocm-smi` on "

@@ -17,20 +17,20 @@ from hone_api.common import (
     ObjectName,
     Revision,
     SecretKey,
-    exactly_one,
-    keyed_by,
-    rule,
-    rules,
-    text,
+    declare_list_key,
+    declare_rules,
+    make_rule,
+    make_text_field,
+    require_exactly_one,
 )
 from hone_api.layout import EMBEDDED_TOOL_PARSERS
 from hone_api.pods.pod_options import ENGINE_LEAST_GRACE_SECONDS, ComputeResources, PodOptions
 from hone_api.remote.sources import REMOTE_RULES, RemoteSource
 
 ArtifactDigest = Annotated[
-    str, text(r"^sha256:[0-9a-f]{64}$", "must be sha256: and 64 hexadecimal digits", max_length=71)
+    str, make_text_field(r"^sha256:[0-9a-f]{64}$", "must be sha256: and 64 hexadecimal digits", max_length=71)
 ]
-_DIGEST_RULE = rule("has(self.uri) || !has(self.digest)", "digest belongs to uri: set uri, or remove it")
+_DIGEST_RULE = make_rule("has(self.uri) || !has(self.digest)", "digest belongs to uri: set uri, or remove it")
 
 
 class FineTuneJobReference(ApiModel):
@@ -52,12 +52,12 @@ class ServedModel(ArtifactUri):
     """What is served: exactly one of `fineTuneJob`, `name`, `claim` and `uri`."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                exactly_one("fineTuneJob", "name", "claim", "uri"),
+        json_schema_extra=declare_rules(
+            make_rule(
+                require_exactly_one("fineTuneJob", "name", "claim", "uri"),
                 "set exactly one of fineTuneJob, name (a model on the hub), claim and uri",
             ),
-            rule(
+            make_rule(
                 "has(self.name) || !has(self.revision)",
                 "revision belongs to a model on the hub: set name, or remove it",
             ),
@@ -84,8 +84,10 @@ class AdapterSource(ArtifactUri):
     """An adapter on the served base model: exactly one of `fineTuneJob`, `claim` and `uri`."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(exactly_one("fineTuneJob", "claim", "uri"), "set exactly one of fineTuneJob, claim and uri"),
+        json_schema_extra=declare_rules(
+            make_rule(
+                require_exactly_one("fineTuneJob", "claim", "uri"), "set exactly one of fineTuneJob, claim and uri"
+            ),
             *REMOTE_RULES,
             _DIGEST_RULE,
         )
@@ -93,7 +95,7 @@ class AdapterSource(ArtifactUri):
 
     name: Annotated[
         str,
-        text(
+        make_text_field(
             r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$",
             "must be letters, digits, '-', '_' and '.', beginning and ending with a letter or digit",
             max_length=63,
@@ -115,8 +117,8 @@ class Autoscaling(ApiModel):
     """The number of engine pods by their load."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule("self.minReplicas <= self.maxReplicas", "minReplicas must not be above maxReplicas"),
+        json_schema_extra=declare_rules(
+            make_rule("self.minReplicas <= self.maxReplicas", "minReplicas must not be above maxReplicas"),
         )
     )
 
@@ -144,65 +146,67 @@ _IS_EMBEDDED = (
     "(self.engine == 'embedded' || (self.engine == 'auto' && "
     "(!has(self.resources) || !has(self.resources.gpus) || self.resources.gpus == 0)))"
 )
-ParserName = Annotated[str, text(r"^[A-Za-z0-9_.-]+$", "must be letters, digits, '-', '_' and '.'", max_length=63)]
-JinjaTemplate = Annotated[str, text("[{]", "must be a Jinja template, not a path", max_length=65_536)]
+ParserName = Annotated[
+    str, make_text_field(r"^[A-Za-z0-9_.-]+$", "must be letters, digits, '-', '_' and '.'", max_length=63)
+]
+JinjaTemplate = Annotated[str, make_text_field("[{]", "must be a Jinja template, not a path", max_length=65_536)]
 
 
 class InferenceServiceSpec(ApiModel):
     """What to serve, and with what."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
+        json_schema_extra=declare_rules(
+            make_rule(
                 "!has(self.extraArgs) || !self.extraArgs.exists(a, a.startsWith('--api-key') "
                 "|| a.startsWith('--api_key') || a.startsWith('--admin-api') || a.startsWith('--admin_api'))",
                 "a key in extraArgs could be read by all who may read the object: set apiKeySecret instead",
             ),
-            rule(
+            make_rule(
                 "!has(self.extraArgs) || !self.extraArgs.exists(a, a == '--port' || a.startsWith('--port='))",
                 "the probes and the Service need the engine's port as it is: remove --port from extraArgs",
             ),
-            rule(
+            make_rule(
                 "!has(self.extraArgs) || !has(self.engine) || !(self.engine in ['sglang', 'tgi']) || "
                 "!self.extraArgs.exists(a, a.startsWith('--host'))",
                 "this engine listens where a sidecar that asks for the key forwards to it: remove --host and "
                 "--hostname from extraArgs",
             ),
-            rule(
+            make_rule(
                 "!has(self.pod) || !has(self.pod.terminationGracePeriodSeconds) || "
                 f"self.pod.terminationGracePeriodSeconds >= {ENGINE_LEAST_GRACE_SECONDS}",
                 "pod.terminationGracePeriodSeconds is too short for an engine to finish its answers: set it to "
                 f"{ENGINE_LEAST_GRACE_SECONDS} or more, or remove it",
             ),
-            rule(
+            make_rule(
                 "!has(self.autoscaling) || self.replicas == 1",
                 "autoscaling sets the number of engine pods: remove replicas, or remove autoscaling",
             ),
-            rule(
+            make_rule(
                 f"!has(self.toolCallParser) || !{_IS_EMBEDDED} || self.toolCallParser in {list(EMBEDDED_TOOL_PARSERS)}",
                 f"the embedded engine has the toolCallParser {', '.join(EMBEDDED_TOOL_PARSERS)}: set one of these, "
                 "remove it (the chat template then decides), or set engine: vllm",
             ),
-            rule(
+            make_rule(
                 f"!has(self.reasoningParser) || !{_IS_EMBEDDED}",
                 "the embedded engine returns what a model thinks as a part of its text: remove reasoningParser, or set "
                 "engine: vllm",
             ),
-            rule(
+            make_rule(
                 "self.engine != 'tgi' || (!has(self.toolCallParser) && !has(self.reasoningParser))",
                 "tgi has one form of tool calls and no reasoning parsers: remove toolCallParser and reasoningParser, "
                 "or set engine: vllm",
             ),
-            rule(
+            make_rule(
                 "!has(self.chatTemplate) || (self.engine != 'sglang' && self.engine != 'tgi')",
                 "sglang and tgi take no chat template as a text: remove chatTemplate (with sglang a file of the image "
                 "can be named in extraArgs), or set engine: vllm",
             ),
-            rule(
+            make_rule(
                 "!has(self.tokenSecret) || has(self.model.name)",
                 "tokenSecret is for a model that is downloaded from the hub: set model.name, or remove tokenSecret",
             ),
-            rule(
+            make_rule(
                 "!has(self.cache) || has(self.model.name) || has(self.model.uri) || "
                 "(has(self.adapters) && self.adapters.exists(a, has(a.uri)))",
                 "cache is for what is downloaded: set model.name, or a uri, or remove cache",
@@ -215,7 +219,7 @@ class InferenceServiceSpec(ApiModel):
         [],
         max_length=32,
         description="Named adapters on the same base model.",
-        json_schema_extra=keyed_by("name"),
+        json_schema_extra=declare_list_key("name"),
     )
     engine: Literal["auto", "vllm", "sglang", "tgi", "embedded"] = Field(
         "auto",
@@ -308,7 +312,7 @@ class InferenceServiceStatus(ApiModel):
 class InferenceService(ApiModel):
     """A model and its adapters behind an OpenAI-compatible API inside the cluster."""
 
-    model_config = ConfigDict(json_schema_extra=rules(DNS_LABEL_NAME))
+    model_config = ConfigDict(json_schema_extra=declare_rules(DNS_LABEL_NAME))
 
     PLURAL: ClassVar = "inferenceservices"
     SHORT_NAMES: ClassVar = ["hisvc"]

@@ -16,13 +16,13 @@ from hone_api.common import (
     ObjectName,
     Quantity,
     ResourceName,
-    keyed_by,
-    rule,
-    rules,
+    declare_list_key,
+    declare_rules,
+    make_rule,
 )
 from hone_api.layout import ADMIN_TOKEN_FILE_ENV
 from hone_api.pods import pod_rules
-from hone_api.pods.pod_schema import typed_by
+from hone_api.pods.pod_schema import declare_kubernetes_type
 from hone_api.pods.typed_values import KubernetesTyped
 
 # How long the trainer has, by method, to save a checkpoint when it is stopped.
@@ -51,20 +51,20 @@ def _one_of(names: tuple[str, ...]) -> str:
     return f"[{', '.join(repr(name) for name in names)}]"
 
 
-_VOLUME_NAME = rule(
+_VOLUME_NAME = make_rule(
     f"!(self in {_one_of(RESERVED_VOLUMES)}) && !self.startsWith('claim-') && !self.matches(r'{NUMBERED_VOLUMES}')",
     "is the name of a volume that Hone's pods have: choose another one, such as my-volume",
 )
-_CONTAINER_NAME = rule(
+_CONTAINER_NAME = make_rule(
     f"!(self in {_one_of(RESERVED_CONTAINERS)})",
     "is the name of a container that Hone's pods have: choose another one, such as my-sidecar",
 )
 _MOUNT_PATH = [
-    rule(
+    make_rule(
         "self.matches(r'^/') && !self.matches(r'(^|/)[.]{1,2}(/|$)') && !self.matches(r'//|:')",
         "must be an absolute path without '.', '..', '//' and ':', such as /etc/ssl/private-ca",
     ),
-    rule(
+    make_rule(
         "!self.matches(r'^/(output|claims|configmaps|cache|served|proc|sys)(/|$)') && "
         "!self.matches(r'^/etc/hone(/|$)') && !self.matches(r'^/dev/(shm|termination-log)(/|$)') && "
         "!self.matches(r'^/(tmp|etc|dev)?/?$')",
@@ -73,29 +73,29 @@ _MOUNT_PATH = [
 ]
 
 
-_RESOURCES = rules(pod_rules.RESOURCE_NAMES, pod_rules.WHOLE_DEVICES)
+_RESOURCES = declare_rules(pod_rules.RESOURCE_NAMES, pod_rules.WHOLE_DEVICES)
 
 
 class ComputeResources(ApiModel):
     """What one pod asks for. `memory` is request and limit, `cpu` a request only."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
+        json_schema_extra=declare_rules(
+            make_rule(
                 "!has(self.cpu) || !has(self.requests) || !('cpu' in self.requests)",
                 "cpu and requests.cpu are the same: remove one of them",
             ),
-            rule(
+            make_rule(
                 "!has(self.memory) || ((!has(self.requests) || !('memory' in self.requests)) && "
                 "(!has(self.limits) || !('memory' in self.limits)))",
                 "memory is both the request and the limit: remove it, or remove memory from requests and limits",
             ),
-            rule(
+            make_rule(
                 "(!has(self.requests) || !(self.gpuResource in self.requests)) && "
                 "(!has(self.limits) || !(self.gpuResource in self.limits))",
                 "the number of GPUs is the field gpus: remove gpuResource's resource from requests and limits",
             ),
-            rule(
+            make_rule(
                 "!has(self.requests) || self.requests.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || "
                 "(has(self.limits) && name in self.limits && "
                 "string(self.limits[name]) == string(self.requests[name])))",
@@ -103,13 +103,13 @@ class ComputeResources(ApiModel):
                 "give the other resources in limits",
             ),
             pod_rules.REQUESTS_WITHIN_LIMITS,
-            rule(
+            make_rule(
                 "!has(self.cpu) || !has(self.limits) || !('cpu' in self.limits) || !isQuantity(string(self.cpu)) || "
                 "!isQuantity(string(self.limits['cpu'])) || "
                 "quantity(string(self.cpu)).compareTo(quantity(string(self.limits['cpu']))) <= 0",
                 "cpu is above limits.cpu: lower cpu, or raise limits.cpu",
             ),
-            rule(
+            make_rule(
                 "!has(self.limits) || !self.limits.exists(name, name.startsWith('hugepages-')) || has(self.cpu) || "
                 "has(self.memory) || ['cpu', 'memory'].exists(name, name in self.limits || (has(self.requests) && "
                 "name in self.requests))",
@@ -153,9 +153,9 @@ class EnvVar(KubernetesTyped):
     """One environment variable: exactly one of `value` and `valueFrom`."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule("has(self.value) != has(self.valueFrom)", "set exactly one of value and valueFrom"),
-            rule(
+        json_schema_extra=declare_rules(
+            make_rule("has(self.value) != has(self.valueFrom)", "set exactly one of value and valueFrom"),
+            make_rule(
                 "self.name != 'PYTHONPATH' || has(self.value)",
                 "PYTHONPATH must be given as value, since Hone adds a folder to it",
             ),
@@ -170,8 +170,8 @@ class EnvVar(KubernetesTyped):
             json_schema_extra={
                 "x-message": "must be the name of an environment variable: letters, digits and '_', not beginning "
                 "with a digit",
-                **rules(
-                    rule(
+                **declare_rules(
+                    make_rule(
                         f"!(self in {_one_of(RESERVED_VARIABLES)})",
                         "is a variable that Hone sets: remove it",
                     )
@@ -183,7 +183,7 @@ class EnvVar(KubernetesTyped):
     value_from: dict[str, Any] | None = Field(
         None,
         description="Where its value is: a key of a Secret or ConfigMap, or a field or resource of the pod.",
-        json_schema_extra=typed_by("EnvVar.valueFrom"),
+        json_schema_extra=declare_kubernetes_type("EnvVar.valueFrom"),
     )
 
 
@@ -191,20 +191,20 @@ class Toleration(ApiModel):
     """A taint that the pod tolerates, as in a Pod's spec."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
+        json_schema_extra=declare_rules(
+            make_rule(
                 "self.operator == 'Equal' || !has(self.value)",
                 "value belongs to operator Equal: remove it, or set operator: Equal",
             ),
-            rule(
+            make_rule(
                 "(has(self.key) && self.key != '') || self.operator == 'Exists'",
                 "without a key the operator must be Exists",
             ),
-            rule(
+            make_rule(
                 f"!has(self.key) || self.key == '' || self.key.matches(r'{pod_rules.LABEL_KEY}')",
                 "key must be that of a taint, such as example.com/dedicated",
             ),
-            rule(
+            make_rule(
                 "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
                 "tolerationSeconds belongs to effect NoExecute: remove it, or set effect: NoExecute",
             ),
@@ -226,13 +226,13 @@ class PodOptions(KubernetesTyped):
     """What users decide about Hone's pods. Without settings they keep the `restricted` Pod Security level."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
+        json_schema_extra=declare_rules(
+            make_rule(
                 "!has(self.volumeMounts) || self.volumeMounts.all(mount, has(self.volumes) && "
                 "self.volumes.exists(volume, volume.name == mount.name))",
                 "every name in volumeMounts must be that of an item in volumes: add the volume, or correct the name",
             ),
-            rule(
+            make_rule(
                 "!has(self.initContainers) || self.initContainers.all(one, !has(one.volumeMounts) || "
                 f"one.volumeMounts.all(mount, mount.name in {_one_of(RESERVED_VOLUMES)} || "
                 "mount.name.startsWith('claim-') || "
@@ -240,18 +240,18 @@ class PodOptions(KubernetesTyped):
                 "every name in volumeMounts of initContainers must be that of an item in volumes: add the volume, or "
                 "correct the name",
             ),
-            rule(
+            make_rule(
                 "!has(self.supplementalGroups) || !has(self.securityContext) || "
                 "!has(self.securityContext.supplementalGroups)",
                 "supplementalGroups and securityContext.supplementalGroups are the same: remove one of them",
             ),
-            rule(
+            make_rule(
                 "!has(self.securityContext) || !has(self.securityContext.runAsUser) || "
                 "self.securityContext.runAsUser != 0 || (has(self.securityContext.runAsNonRoot) && "
                 "!self.securityContext.runAsNonRoot)",
                 "securityContext.runAsUser 0 is root: choose another user, or set securityContext.runAsNonRoot: false",
             ),
-            rule(
+            make_rule(
                 "!has(self.containerSecurityContext) || !has(self.containerSecurityContext.runAsUser) || "
                 "self.containerSecurityContext.runAsUser != 0 || (has(self.containerSecurityContext.runAsNonRoot) && "
                 "!self.containerSecurityContext.runAsNonRoot)",
@@ -259,7 +259,7 @@ class PodOptions(KubernetesTyped):
                 "containerSecurityContext.runAsNonRoot: false",
             ),
             pod_rules.CAPABILITIES_HAVE_EFFECT,
-            rule(
+            make_rule(
                 "!has(self.dnsPolicy) || self.dnsPolicy != 'None' || (has(self.dnsConfig) && "
                 "has(self.dnsConfig.nameservers) && self.dnsConfig.nameservers.size() > 0)",
                 "dnsPolicy None needs dnsConfig.nameservers: add them, or remove dnsPolicy",
@@ -273,46 +273,46 @@ class PodOptions(KubernetesTyped):
     image_pull_policy: str | None = Field(
         None,
         description="When the image is pulled, as in a Pod's spec.",
-        json_schema_extra=typed_by("Container.imagePullPolicy"),
+        json_schema_extra=declare_kubernetes_type("Container.imagePullPolicy"),
     )
     image_pull_secrets: list[LocalSecretReference] = Field(
-        [], max_length=16, description="Secrets for pulling the image.", json_schema_extra=keyed_by("name")
+        [], max_length=16, description="Secrets for pulling the image.", json_schema_extra=declare_list_key("name")
     )
     env: list[EnvVar] = Field(
-        [], max_length=100, description="Further environment variables.", json_schema_extra=keyed_by("name")
+        [], max_length=100, description="Further environment variables.", json_schema_extra=declare_list_key("name")
     )
     env_from: list[dict[str, Any]] = Field(
         [],
         description="ConfigMaps and Secrets whose keys become environment variables. Those of `env` and of Hone win.",
-        json_schema_extra=typed_by("Container.envFrom"),
+        json_schema_extra=declare_kubernetes_type("Container.envFrom"),
     )
     volumes: list[dict[str, Any]] = Field(
         [],
         description="Further volumes, for `volumeMounts` and `initContainers`.",
-        json_schema_extra=typed_by("PodSpec.volumes", name=[_VOLUME_NAME]),
+        json_schema_extra=declare_kubernetes_type("PodSpec.volumes", name=[_VOLUME_NAME]),
     )
     volume_mounts: list[dict[str, Any]] = Field(
         [],
         description="Where `volumes` are mounted in the container of the trainer or the engine.",
-        json_schema_extra=typed_by("Container.volumeMounts", mountPath=_MOUNT_PATH),
+        json_schema_extra=declare_kubernetes_type("Container.volumeMounts", mountPath=_MOUNT_PATH),
     )
     init_containers: list[dict[str, Any]] = Field(
         [],
         description="Containers that run before Hone's own, in this order. With `restartPolicy: Always` they are "
         "sidecars, which start before Hone's containers and end after them.",
-        json_schema_extra=typed_by("PodSpec.initContainers", name=[_CONTAINER_NAME]),
+        json_schema_extra=declare_kubernetes_type("PodSpec.initContainers", name=[_CONTAINER_NAME]),
     )
     security_context: dict[str, Any] | None = Field(
         None,
         description="Security of the pods: the fields that are set here replace Hone's, such as runAsUser 65532. Pod "
         "Security Admission may refuse pods below the level `restricted`.",
-        json_schema_extra=typed_by("PodSpec.securityContext"),
+        json_schema_extra=declare_kubernetes_type("PodSpec.securityContext"),
     )
     container_security_context: dict[str, Any] | None = Field(
         None,
         description="Security of the container of the trainer or the engine: the fields that are set here replace "
         "Hone's, such as readOnlyRootFilesystem.",
-        json_schema_extra=typed_by("Container.securityContext"),
+        json_schema_extra=declare_kubernetes_type("Container.securityContext"),
     )
     user_and_group: Literal["Hone", "Platform"] = Field(
         "Hone",
@@ -332,20 +332,20 @@ class PodOptions(KubernetesTyped):
     node_selector: dict[str, Label] = Field(
         {},
         max_length=32,
-        json_schema_extra=rules(pod_rules.LABEL_KEYS),
+        json_schema_extra=declare_rules(pod_rules.LABEL_KEYS),
         description="Node labels that the pod needs.",
     )
     tolerations: list[Toleration] = Field(
         [], max_length=32, description="Taints tolerated in addition to those of amd.com/gpu."
     )
     affinity: dict[str, Any] | None = Field(
-        None, description="Affinity, as in a Pod's spec.", json_schema_extra=typed_by("PodSpec.affinity")
+        None, description="Affinity, as in a Pod's spec.", json_schema_extra=declare_kubernetes_type("PodSpec.affinity")
     )
     topology_spread_constraints: list[dict[str, Any]] = Field(
         [],
         description="How pods are spread over nodes and zones, as in a Pod's spec. One without labelSelector counts "
         "the pods of this object.",
-        json_schema_extra=typed_by("PodSpec.topologySpreadConstraints"),
+        json_schema_extra=declare_kubernetes_type("PodSpec.topologySpreadConstraints"),
     )
     priority_class_name: ObjectName | None = Field(None, description="PriorityClass of the pods.")
     scheduler_name: ObjectName | None = Field(None, description="Scheduler of the pods.")
@@ -358,17 +358,17 @@ class PodOptions(KubernetesTyped):
     dns_policy: str | None = Field(
         None,
         description="How names are resolved; left out: ClusterFirst, with hostNetwork ClusterFirstWithHostNet.",
-        json_schema_extra=typed_by("PodSpec.dnsPolicy"),
+        json_schema_extra=declare_kubernetes_type("PodSpec.dnsPolicy"),
     )
     dns_config: dict[str, Any] | None = Field(
         None,
         description="DNS servers, search domains and options, as in a Pod's spec.",
-        json_schema_extra=typed_by("PodSpec.dnsConfig"),
+        json_schema_extra=declare_kubernetes_type("PodSpec.dnsConfig"),
     )
     host_aliases: list[dict[str, Any]] = Field(
         [],
         description="Further lines of /etc/hosts, as in a Pod's spec.",
-        json_schema_extra=typed_by("PodSpec.hostAliases"),
+        json_schema_extra=declare_kubernetes_type("PodSpec.hostAliases"),
     )
     share_process_namespace: bool = Field(
         False, description="Let the containers of the pod see each other's processes."
@@ -381,12 +381,12 @@ class PodOptions(KubernetesTyped):
     labels: dict[str, Label] = Field(
         {},
         max_length=32,
-        json_schema_extra=rules(pod_rules.LABEL_KEYS, pod_rules.NOT_RESERVED),
+        json_schema_extra=declare_rules(pod_rules.LABEL_KEYS, pod_rules.NOT_RESERVED),
         description="Further labels on the pods and their controller.",
     )
     annotations: dict[str, Annotated[str, Field(max_length=4096)]] = Field(
         {},
         max_length=32,
-        json_schema_extra=rules(pod_rules.ANNOTATION_KEYS, pod_rules.NOT_RESERVED),
+        json_schema_extra=declare_rules(pod_rules.ANNOTATION_KEYS, pod_rules.NOT_RESERVED),
         description="Further annotations on the pods and their controller.",
     )

@@ -8,7 +8,7 @@ by the API server when Hone creates the child, and reported as ChildInvalid.
 
 from collections.abc import Iterable
 
-from hone_api.common import exactly_one, rule
+from hone_api.common import make_rule, require_exactly_one
 
 Rules = list[dict[str, str]]
 
@@ -32,31 +32,31 @@ _SET_OPERATORS = (
 _SET_MESSAGE = "operators In and NotIn need values, Exists and DoesNotExist must have none"
 
 
-def matching(pattern: str, message: str) -> Rules:
+def require_pattern(pattern: str, message: str) -> Rules:
     """Return the rule of a string that must match a pattern."""
-    return [rule(f"self.matches(r'{pattern}')", message)]
+    return [make_rule(f"self.matches(r'{pattern}')", message)]
 
 
-def keys_matching(pattern: str, message: str) -> dict[str, str]:
+def require_key_pattern(pattern: str, message: str) -> dict[str, str]:
     """Return the rule of a map whose keys must match a pattern."""
-    return rule(f"self.all(key, size(key) <= 317 && key.matches(r'{pattern}'))", message)
+    return make_rule(f"self.all(key, size(key) <= 317 && key.matches(r'{pattern}'))", message)
 
 
-def _one_source(*fields: str) -> Rules:
-    return [rule(exactly_one(*fields), f"{_SET_ONE} {', '.join(fields)}")]
+def _require_one_source(*fields: str) -> Rules:
+    return [make_rule(require_exactly_one(*fields), f"{_SET_ONE} {', '.join(fields)}")]
 
 
-def _at_most_one(fields: Iterable[str], what: str) -> Rules:
+def _require_at_most_one(fields: Iterable[str], what: str) -> Rules:
     expression = f"[{', '.join(f'has(self.{name})' for name in fields)}].filter(x, x).size() <= 1"
-    return [rule(expression, f"has more than one {what}: keep one")]
+    return [make_rule(expression, f"has more than one {what}: keep one")]
 
 
 def _differ(field: str, message: str) -> Rules:
     one = f"has(x.{field}) && has(y.{field}) && x.{field} == y.{field}"
-    return [rule(f"self.all(x, !has(x.{field}) || self.filter(y, {one}).size() == 1)", message)]
+    return [make_rule(f"self.all(x, !has(x.{field}) || self.filter(y, {one}).size() == 1)", message)]
 
 
-def _within(most: str, least: str) -> str:
+def _require_within(most: str, least: str) -> str:
     """Return the CEL expression that no quantity of one map exceeds that of the other map."""
     texts = [f"string(self.{name}[name])" for name in (least, most)]
     are_quantities = " && ".join(f"isQuantity({text})" for text in texts)
@@ -66,17 +66,18 @@ def _within(most: str, least: str) -> str:
     )
 
 
-REQUESTS_WITHIN_LIMITS = rule(
-    _within("limits", "requests"), "a request is above the limit of the same resource: lower it, or raise the limit"
+REQUESTS_WITHIN_LIMITS = make_rule(
+    _require_within("limits", "requests"),
+    "a request is above the limit of the same resource: lower it, or raise the limit",
 )
 DEVICE = f"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/{_KEY_NAME}$"
-RESOURCE_NAMES = rule(
+RESOURCE_NAMES = make_rule(
     "self.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || name.matches('^hugepages-[1-9][0-9]*[KMG]i$') || "
     f"(name.matches(r'{DEVICE}') && !name.startsWith('requests.')))",
     "must name cpu, memory, ephemeral-storage, hugepages such as hugepages-2Mi, or a device plugin's resource such as "
     "rdma/hca",
 )
-WHOLE_DEVICES = rule(
+WHOLE_DEVICES = make_rule(
     "self.all(name, !name.contains('/') || string(self[name]).matches('^[0-9]+([kMGTPE]|[KMGTPE]i)?$'))",
     "a device can't be shared: give whole numbers, such as rdma/hca: 1",
 )
@@ -97,7 +98,7 @@ _MAY_BE_ROOT = (
     "(has(self.securityContext) && has(self.securityContext.runAsUser) ? self.securityContext.runAsUser == 0 : "
     "self.userAndGroup == 'Platform'))"
 )
-CAPABILITIES_HAVE_EFFECT = rule(
+CAPABILITIES_HAVE_EFFECT = make_rule(
     f"!({_ADDS_CAPABILITIES}) || {_is_true('allowPrivilegeEscalation')} || {_is_true('privileged')} || {_MAY_BE_ROOT}",
     "containerSecurityContext.capabilities.add has no effect for a user that is not root: set "
     "containerSecurityContext.runAsUser: 0 and containerSecurityContext.runAsNonRoot: false, or remove add",
@@ -109,20 +110,20 @@ _OWN = (
     *("job-name", "controller-uid", "pod-template-hash"),
 )
 _TAKEN = " || ".join([*(f"key.startsWith('{prefix}')" for prefix in _TIED), f"key in {list(_OWN)!r}"])
-NOT_RESERVED = rule(
+NOT_RESERVED = make_rule(
     f"!self.exists(key, {_TAKEN})",
     f"must not have a key that begins with {', '.join(_TIED[:-1])} or {_TIED[-1]}, nor {', '.join(_OWN[:-1])} or "
     f"{_OWN[-1]}: Hone and Kubernetes find their objects by these",
 )
-LABEL_KEYS = keys_matching(LABEL_KEY, f"every key {_KEY}")
-ANNOTATION_KEYS = keys_matching(_ANNOTATION_KEY, f"every key {_KEY}")
+LABEL_KEYS = require_key_pattern(LABEL_KEY, f"every key {_KEY}")
+ANNOTATION_KEYS = require_key_pattern(_ANNOTATION_KEY, f"every key {_KEY}")
 
 _SOURCES = (
     *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "fc", "hostPath", "image", "iscsi", "nfs"),
     *("persistentVolumeClaim", "projected", "secret"),
 )
 _HANDLERS = ("exec", "httpGet", "tcpSocket")
-_LOCALHOST = rule(
+_LOCALHOST = make_rule(
     "(self.type == 'Localhost') == has(self.localhostProfile)", "type Localhost, and no other, needs localhostProfile"
 )
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
@@ -130,22 +131,22 @@ _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 # CEL rules of objects.
 OF_TYPE: dict[str, Rules] = {
     "EnvVar": [
-        rule("!has(self.valueFrom) || !has(self.value) || self.value == ''", f"{_SET_ONE} value and valueFrom"),
+        make_rule("!has(self.valueFrom) || !has(self.value) || self.value == ''", f"{_SET_ONE} value and valueFrom"),
     ],
-    "EnvVarSource": _one_source("configMapKeyRef", "fieldRef", "resourceFieldRef", "secretKeyRef"),
-    "EnvFromSource": _one_source("configMapRef", "secretRef"),
+    "EnvVarSource": _require_one_source("configMapKeyRef", "fieldRef", "resourceFieldRef", "secretKeyRef"),
+    "EnvFromSource": _require_one_source("configMapRef", "secretRef"),
     "DownwardAPIVolumeFile": [
-        *_one_source("fieldRef", "resourceFieldRef"),
-        rule(
+        *_require_one_source("fieldRef", "resourceFieldRef"),
+        make_rule(
             "!has(self.resourceFieldRef) || has(self.resourceFieldRef.containerName)",
             "resourceFieldRef of a volume needs containerName",
         ),
     ],
-    "Volume": _at_most_one(_SOURCES, "source"),
-    "VolumeProjection": _at_most_one(("configMap", "downwardAPI", "secret", "serviceAccountToken"), "source"),
+    "Volume": _require_at_most_one(_SOURCES, "source"),
+    "VolumeProjection": _require_at_most_one(("configMap", "downwardAPI", "secret", "serviceAccountToken"), "source"),
     "VolumeMount": [
-        *_at_most_one(("subPath", "subPathExpr"), "of subPath and subPathExpr"),
-        rule(
+        *_require_at_most_one(("subPath", "subPathExpr"), "of subPath and subPathExpr"),
+        make_rule(
             "!has(self.recursiveReadOnly) || self.recursiveReadOnly == 'Disabled' || "
             "(has(self.readOnly) && self.readOnly)",
             "recursiveReadOnly needs readOnly: true",
@@ -154,33 +155,33 @@ OF_TYPE: dict[str, Rules] = {
     "ResourceRequirements": [
         REQUESTS_WITHIN_LIMITS,
         *(
-            rule(f"!has(self.{of}) || self.{of}.{one['rule'].removeprefix('self.')}", f"{of}: {one['message']}")
+            make_rule(f"!has(self.{of}) || self.{of}.{one['rule'].removeprefix('self.')}", f"{of}: {one['message']}")
             for of in ("requests", "limits")
             for one in (RESOURCE_NAMES,)
         ),
     ],
-    "Probe": _one_source("exec", "grpc", "httpGet", "tcpSocket"),
-    "LifecycleHandler": _one_source("exec", "httpGet", "sleep", "tcpSocket"),
+    "Probe": _require_one_source("exec", "grpc", "httpGet", "tcpSocket"),
+    "LifecycleHandler": _require_one_source("exec", "httpGet", "sleep", "tcpSocket"),
     "Container": [
-        rule(
+        make_rule(
             f"(has(self.restartPolicy) && self.restartPolicy == 'Always') || "
             f"!({' || '.join(f'has(self.{name})' for name in ('lifecycle', *_PROBES))})",
             "lifecycle and probes are for sidecars: set restartPolicy: Always, or remove them",
         ),
         *(
-            rule(
+            make_rule(
                 f"!has(self.{probe}) || !has(self.{probe}.successThreshold) || self.{probe}.successThreshold <= 1",
                 f"{probe}.successThreshold must be 1",
             )
             for probe in ("livenessProbe", "startupProbe")
         ),
-        rule(
+        make_rule(
             "!has(self.readinessProbe) || !has(self.readinessProbe.terminationGracePeriodSeconds)",
             "readinessProbe must not have terminationGracePeriodSeconds",
         ),
     ],
     "SecurityContext": [
-        rule(
+        make_rule(
             "!(has(self.privileged) && self.privileged && has(self.allowPrivilegeEscalation) && "
             "!self.allowPrivilegeEscalation)",
             "privileged: true rules out allowPrivilegeEscalation: false: remove one of them",
@@ -189,56 +190,60 @@ OF_TYPE: dict[str, Rules] = {
     "SeccompProfile": [_LOCALHOST],
     "AppArmorProfile": [_LOCALHOST],
     "TopologySpreadConstraint": [
-        rule(
+        make_rule(
             "!has(self.minDomains) || self.whenUnsatisfiable == 'DoNotSchedule'",
             "minDomains needs whenUnsatisfiable: DoNotSchedule",
         ),
     ],
     "NodeSelectorRequirement": [
-        rule(_SET_OPERATORS, _SET_MESSAGE),
-        rule(
+        make_rule(_SET_OPERATORS, _SET_MESSAGE),
+        make_rule(
             "!(self.operator in ['Gt', 'Lt']) || (has(self.values) && self.values.size() == 1 && "
             "self.values[0].matches('^[0-9]+$'))",
             "operators Gt and Lt need one value, a whole number in quotes",
         ),
     ],
-    "LabelSelectorRequirement": [rule(f"(self.operator in ['In', 'NotIn']) == ({_VALUES})", _SET_MESSAGE)],
+    "LabelSelectorRequirement": [make_rule(f"(self.operator in ['In', 'NotIn']) == ({_VALUES})", _SET_MESSAGE)],
 }
 
 _PORT = [
-    rule(
+    make_rule(
         "type(self) == int ? (self > 0 && self < 65536) : self.matches('^[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?$')",
         "must be a port from 1 to 65535, or the name of a port",
     )
 ]
-_LABEL_KEY = matching(LABEL_KEY, _KEY)
-_DNS_LABEL = matching(DNS_LABEL, "must be a DNS label: lower-case letters, digits and '-', such as my-name")
-_ADDRESS = matching(_IP, "must be an IP address, such as 10.9.8.7 or 2001:db8::1")
+_LABEL_KEY = require_pattern(LABEL_KEY, _KEY)
+_DNS_LABEL = require_pattern(DNS_LABEL, "must be a DNS label: lower-case letters, digits and '-', such as my-name")
+_ADDRESS = require_pattern(_IP, "must be an IP address, such as 10.9.8.7 or 2001:db8::1")
 
 # CEL rules of fields; `[]` stands for a list's items, `{}` for a map's values.
 OF_FIELD: dict[str, Rules] = {
     "Container.name": _DNS_LABEL,
     "Container.ports": _differ("name", "two ports have the same name: rename one"),
-    "ContainerPort.name": matching(
+    "ContainerPort.name": require_pattern(
         "^[a-z0-9-]*[a-z][a-z0-9-]*$", "must be lower-case letters, digits and '-', with a letter"
     ),
     "Volume.name": _DNS_LABEL,
-    "NFSVolumeSource.path": [rule("self.startsWith('/')", "must be an absolute path")],
-    "CSIVolumeSource.driver": matching("^[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?$", "must be the name of a CSI driver"),
+    "NFSVolumeSource.path": [make_rule("self.startsWith('/')", "must be an absolute path")],
+    "CSIVolumeSource.driver": require_pattern(
+        "^[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?$", "must be the name of a CSI driver"
+    ),
     "HTTPGetAction.port": _PORT,
     "TCPSocketAction.port": _PORT,
-    "Capabilities.add[]": [rule("!self.startsWith('CAP_')", "must be written without CAP_, such as IPC_LOCK")],
-    "Capabilities.drop[]": [rule("!self.startsWith('CAP_')", "must be written without CAP_, such as NET_RAW")],
-    "SecurityContext.procMount": [rule("self == 'Default'", "must be Default: Hone's pods use the node's users")],
+    "Capabilities.add[]": [make_rule("!self.startsWith('CAP_')", "must be written without CAP_, such as IPC_LOCK")],
+    "Capabilities.drop[]": [make_rule("!self.startsWith('CAP_')", "must be written without CAP_, such as NET_RAW")],
+    "SecurityContext.procMount": [make_rule("self == 'Default'", "must be Default: Hone's pods use the node's users")],
     "PodSecurityContext.sysctls": _differ("name", "two sysctls have the same name: remove one"),
-    "Sysctl.name": matching(
+    "Sysctl.name": require_pattern(
         r"^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
         "must be the name of a sysctl, such as net.core.somaxconn",
     ),
     "PodDNSConfig.nameservers[]": _ADDRESS,
     "HostAlias.ip": _ADDRESS,
-    "HostAlias.hostnames[]": matching(_DNS_NAME, "must be a host's name: lower-case letters, digits, '-' and '.'"),
-    "PodDNSConfig.searches[]": matching(
+    "HostAlias.hostnames[]": require_pattern(
+        _DNS_NAME, "must be a host's name: lower-case letters, digits, '-' and '.'"
+    ),
+    "PodDNSConfig.searches[]": require_pattern(
         r"^([.]|_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?([.]_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*[.]?)$",
         "must be a domain: lower-case letters, digits, '-', '_' and '.'",
     ),

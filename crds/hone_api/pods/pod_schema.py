@@ -1,9 +1,10 @@
 """Structural schemas of the parts of a pod that users write with Kubernetes' own names.
 
 podschema.json has Kubernetes' definitions, read from an API server by `make pod-schema`. A field of a model names its
-type by `typed_by`; `crd` then puts the structural schema in its place, so that the API server and `hone validate`
-refuse a misspelt field with its path. Lists, maps and strings get bounds, which Kubernetes leaves out. Descriptions
-stay in Kubernetes' own reference: a CustomResourceDefinition must fit the annotation that `kubectl apply` writes.
+type by `declare_kubernetes_type`; `crd` then puts the structural schema in its place, so that the API server and
+`hone validate` refuse a misspelt field with its path. Lists, maps and strings get bounds, which Kubernetes leaves out.
+Descriptions stay in Kubernetes' own reference: a CustomResourceDefinition must fit the annotation that `kubectl apply`
+writes.
 """
 
 import json
@@ -122,7 +123,7 @@ INT_OR_STRING: Schema = {"x-kubernetes-int-or-string": True, "maxLength": 253}
 REFERENCE = "https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/"
 
 
-def typed_by(field: str, **field_rules: list[dict[str, str]]) -> dict[str, Any]:
+def declare_kubernetes_type(field: str, **field_rules: list[dict[str, str]]) -> dict[str, Any]:
     """Return the `json_schema_extra` of a value with the type of a Kubernetes field, such as `PodSpec.volumes`.
 
     `field_rules` are CEL rules for fields of the object, or of the list's items.

@@ -26,7 +26,7 @@ _TEXT_OR_INTEGER = ("Quantity", "IntOrString")
 
 
 class KubernetesTyped(ApiModel):
-    """A model with fields that are `typed_by` Kubernetes. Raises ValidationError for values of other types."""
+    """A model with fields of types of Kubernetes. Raises ValidationError for values of other types."""
 
     @model_validator(mode="after")
     def _check_types(self) -> Self:

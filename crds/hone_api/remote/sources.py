@@ -4,13 +4,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hone_api.common import ApiModel, DataKey, LocalSecretReference, ObjectName, RemoteUri, rule, text
+from hone_api.common import ApiModel, DataKey, LocalSecretReference, ObjectName, RemoteUri, make_rule, make_text_field
 
 Endpoint = Annotated[
     str,
-    text(r"^https?://[^/?#@\s]+/?$", "must be the URL of a host, such as https://minio.storage.svc:9000"),
+    make_text_field(r"^https?://[^/?#@\s]+/?$", "must be the URL of a host, such as https://minio.storage.svc:9000"),
 ]
-Region = Annotated[str, text(r"^[a-z0-9-]+$", "must be a region, such as eu-central-1", max_length=63)]
+Region = Annotated[str, make_text_field(r"^[a-z0-9-]+$", "must be a region, such as eu-central-1", max_length=63)]
 
 
 class CaConfigMapKey(ApiModel):
@@ -53,15 +53,15 @@ class RemoteSource(ApiModel):
 
 
 REMOTE_RULES = (
-    rule(
+    make_rule(
         "has(self.uri) || !(has(self.secret) || has(self.endpoint) || has(self.region) || has(self.caBundle))",
         "secret, endpoint, region and caBundle belong to uri: set uri, or remove them",
     ),
-    rule(
+    make_rule(
         "!has(self.uri) || self.uri.startsWith('s3://') || !has(self.region)",
         "region belongs to s3://: remove it",
     ),
-    rule(
+    make_rule(
         "!has(self.uri) || !self.uri.startsWith('https://') || !has(self.endpoint)",
         "endpoint belongs to s3:// and oci://: remove it",
     ),

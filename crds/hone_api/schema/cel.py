@@ -6,7 +6,7 @@ Needs the extra [cli], which has cel-python.
 from functools import cache
 from typing import Any
 
-from hone_api.quantities import exact_number, is_quantity
+from hone_api.quantities import is_quantity, parse_exactly
 
 
 def is_rule_true(rule: str, value: Any) -> bool:
@@ -46,7 +46,7 @@ def _keep_quantity(text: Any) -> Any:
 def _compare_to(one: Any, other: Any) -> Any:
     from celpy.celtypes import IntType
 
-    left, right = exact_number(str(one)), exact_number(str(other))
+    left, right = parse_exactly(str(one)), parse_exactly(str(other))
     return IntType((left > right) - (left < right))
 
 

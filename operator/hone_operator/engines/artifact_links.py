@@ -6,9 +6,9 @@ models. Out: that container, and arguments that these engines share. It runs hon
 
 import re
 
-from hone_api.containers import LINK_ARTIFACTS, module_command
+from hone_api.containers import LINK_ARTIFACTS, build_module_command
 from hone_api.inferenceservices.spec import InferenceServiceSpec
-from hone_api.layout import ADAPTER_LINKS, MODEL_LINK, POD_SERVED, link_name
+from hone_api.layout import ADAPTER_LINKS, MODEL_LINK, POD_SERVED, make_link_name
 
 from hone_operator.engines.resolve import ModelWeights, ResolvedAdapter, ResolvedModels
 from hone_operator.objects.resources import Object
@@ -23,7 +23,7 @@ ASSUMED_RANK = 64
 def get_model_path(resolved: ResolvedModels) -> str:
     """Return what the engine loads: the link to a folder, or a name on the hub."""
     weights = resolved.weights
-    return f"{POD_SERVED}/{link_name(MODEL_LINK, weights.digest)}" if weights.is_folder else weights.source
+    return f"{POD_SERVED}/{make_link_name(MODEL_LINK, weights.digest)}" if weights.is_folder else weights.source
 
 
 def provides_modules(spec: InferenceServiceSpec, resolved: ResolvedModels) -> bool:
@@ -59,7 +59,7 @@ def escape_variables(argument: str) -> str:
 
 
 def get_adapter_path(adapter: ResolvedAdapter) -> str:
-    return f"{ADAPTERS_FOLDER}/{link_name(adapter.name, adapter.digest)}"
+    return f"{ADAPTERS_FOLDER}/{make_link_name(adapter.name, adapter.digest)}"
 
 
 def find_largest_rank(resolved: ResolvedModels) -> int:
@@ -103,7 +103,7 @@ def build_link_container(
     return {
         "name": CONTAINER,
         "image": image,
-        "command": module_command(LINK_ARTIFACTS),
+        "command": build_module_command(LINK_ARTIFACTS),
         "args": arguments,
         "resources": resources,
         "volumeMounts": mounts,

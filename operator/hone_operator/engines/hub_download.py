@@ -5,7 +5,7 @@ models. Out: the container, the engine's variables, and explanations of failures
 hone_trainer.inputs.model_download.
 """
 
-from hone_api.containers import MODEL_DOWNLOAD, module_command
+from hone_api.containers import MODEL_DOWNLOAD, build_module_command
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import POD_CACHE
 from hone_api.reasons import DISK_FULL, VOLUME_ACCESS_DENIED, HoneError
@@ -50,7 +50,7 @@ def build_download_containers(spec: InferenceServiceSpec, resolved: ResolvedMode
     container: Object = {
         "name": CONTAINER,
         "image": image,
-        "command": module_command(MODEL_DOWNLOAD),
+        "command": build_module_command(MODEL_DOWNLOAD),
         "args": arguments,
         "env": add_token(variables, spec.token_secret),
         "resources": build_resource_requirements(spec.resources, 0),

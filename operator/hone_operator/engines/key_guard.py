@@ -3,7 +3,7 @@
 Only the sidecar is reachable from outside the pod. It runs hone_server.key_guard.
 """
 
-from hone_api.containers import KEY_GUARD, module_command
+from hone_api.containers import KEY_GUARD, build_module_command
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 
 from hone_operator.objects.resources import Object
@@ -23,7 +23,7 @@ def build_guard_container(
         "name": CONTAINER,
         "restartPolicy": "Always",
         "image": image,
-        "command": module_command(KEY_GUARD),
+        "command": build_module_command(KEY_GUARD),
         "args": arguments,
         "resources": resources,
         "volumeMounts": mounts,

@@ -21,8 +21,8 @@ from hone_api.layout import (
     POD_CACHE,
     POD_CLAIMS,
     POD_DOWNLOADED,
-    base_model_name,
-    remote_folder,
+    choose_base_model_name,
+    make_remote_folder,
 )
 from hone_api.reasons import ADAPTER_MISMATCH, FINE_TUNE_JOB_FAILED, INVALID_SPEC, HoneError
 from pydantic import ValidationError
@@ -259,7 +259,7 @@ def _find_base_folder(resolved: ResolvedModels, finished: _FinishedJob, artifact
         return resolved.mount_claim(source.claim.name, source.claim.path)
     home = resolved.env["HF_HOME"] = resolved.mount_claim(cache.claim.name) if cache else f"{artifact}/{CACHE}"
     if source.uri and revision:
-        return f"{home}/{remote_folder(revision)}"
+        return f"{home}/{make_remote_folder(revision)}"
     name = str(source.name)
     return f"{home}/hub/models--{name.replace('/', '--')}/snapshots/{revision}" if revision else name
 
@@ -305,7 +305,7 @@ def _resolve_claim(claim: ClaimPath) -> ResolvedModels:
 
 def _resolve_uri(spec: InferenceServiceSpec) -> ResolvedModels:
     """Return what an engine loads after a container of Hone has downloaded it; uri_download.py builds that."""
-    served, name = spec.model, base_model_name(None, None, spec.model.uri)
+    served, name = spec.model, choose_base_model_name(None, None, spec.model.uri)
     resolved = ResolvedModels(
         ModelWeights("", name, digest=served.digest),
         [ModelStatus(name=name, kind="base", digest=served.digest)],
@@ -397,4 +397,4 @@ def _is_same_model(one: BaseModelSource, other: BaseModelSource) -> bool:
 
 def _describe_source(source: BaseModelSource) -> str:
     claim = source.claim
-    return base_model_name(source.name, claim.name if claim else None, claim.path if claim else source.uri)
+    return choose_base_model_name(source.name, claim.name if claim else None, claim.path if claim else source.uri)

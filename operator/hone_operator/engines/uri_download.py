@@ -7,7 +7,7 @@ the folders in it. It runs hone_trainer.models.uri_download. `hub_download` does
 import json
 from dataclasses import dataclass, field
 
-from hone_api.containers import URI_DOWNLOAD, module_command
+from hone_api.containers import URI_DOWNLOAD, build_module_command
 from hone_api.inferenceservices.spec import ArtifactUri, InferenceServiceSpec
 from hone_api.layout import POD_CACHE, POD_DOWNLOADED
 
@@ -75,7 +75,7 @@ class UriDownloads:
         container: Object = {
             "name": CONTAINER,
             "image": image,
-            "command": module_command(URI_DOWNLOAD),
+            "command": build_module_command(URI_DOWNLOAD),
             "args": arguments,
             "env": [*variables, {"name": "HF_HOME", "value": POD_CACHE}],
             "resources": build_resource_requirements(spec.resources, 0),

@@ -3,7 +3,7 @@
 Where artifacts, adapters or a key are used, vLLM imports Hone's modules hone_vllm (checks) and hone_gate (middleware).
 """
 
-from hone_api.containers import VLLM_CHECK, VLLM_MIDDLEWARE, VLLM_MIDDLEWARE_CLASS, module_command
+from hone_api.containers import VLLM_CHECK, VLLM_MIDDLEWARE, VLLM_MIDDLEWARE_CLASS, build_module_command
 from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.layout import ADMIN_TOKEN, ADMIN_TOKEN_FILE_ENV, API_KEY_FILE_ENV, ENGINE_PORT, POD_SERVED
 
@@ -40,7 +40,7 @@ class VllmEngine(Engine):
     name = "vllm"
     command = ("vllm", "serve")
     api_key_env = "VLLM_API_KEY"
-    check_command = module_command(VLLM_CHECK)
+    check_command = build_module_command(VLLM_CHECK)
     reports_digests = True
     hot_swaps_adapters = True
 
@@ -76,13 +76,17 @@ class VllmEngine(Engine):
         """Return a probe that asks the model for one token, where Hone's middleware is in the pod."""
         if not provides_modules(spec, resolved):
             return HEALTH_PROBE
-        return {"exec": {"command": [*module_command(VLLM_MIDDLEWARE), "ask", str(ENGINE_PORT), resolved.weights.name]}}
+        return {
+            "exec": {
+                "command": [*build_module_command(VLLM_MIDDLEWARE), "ask", str(ENGINE_PORT), resolved.weights.name]
+            }
+        }
 
     def build_pre_stop_hook(self, spec: InferenceServiceSpec, resolved: ResolvedModels) -> Object | None:
         """Return a hook that waits for the last requests, where Hone's middleware is in the pod."""
         if not provides_modules(spec, resolved):
             return SLEEP_HOOK
-        return {"exec": {"command": [*module_command(VLLM_MIDDLEWARE), "drain", str(DRAIN_SECONDS)]}}
+        return {"exec": {"command": [*build_module_command(VLLM_MIDDLEWARE), "drain", str(DRAIN_SECONDS)]}}
 
     def build_environment(self, spec: InferenceServiceSpec, resolved: ResolvedModels) -> dict[str, str]:
         """Return the variables of vLLM and of Hone's modules in it."""

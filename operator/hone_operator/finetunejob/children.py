@@ -9,7 +9,7 @@ from hone_api.finetunejobs.output import ClaimStorage
 from hone_api.finetunejobs.spec import FineTuneJob, strip_private
 from hone_api.layout import FINETUNEJOB_LABEL, POD_MANIFEST
 
-from hone_operator.objects.child_names import TRAINER, config_map_name, job_name
+from hone_operator.objects.child_names import TRAINER, make_config_map_name, make_job_name
 from hone_operator.objects.drift import add_digest, is_as_desired
 from hone_operator.objects.indented_json import dump_indented
 from hone_operator.objects.resources import CONFIGMAPS, Object
@@ -36,7 +36,7 @@ def build_config_map(owner: Object) -> Object:
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": build_metadata(owner, config_map_name(metadata["name"])),
+            "metadata": build_metadata(owner, make_config_map_name(metadata["name"])),
             "data": {key: dump_indented(manifest)},
         }
     )
@@ -71,7 +71,7 @@ def build_service(owner: Object, job: FineTuneJob) -> Object:
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": build_metadata(owner, job_name(job.name)),
+            "metadata": build_metadata(owner, make_job_name(job.name)),
             "spec": {
                 "clusterIP": "None",
                 "publishNotReadyAddresses": True,

@@ -7,7 +7,7 @@ and metrics of the status. Called by status.py.
 from hone_api.artifacts.trainer_reports import TerminationMessage
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.finetunejobs.status import Artifact
-from hone_api.layout import artifact_path
+from hone_api.layout import make_artifact_path
 from hone_api.reasons import ARTIFACT_MISSING, BACKOFF_LIMIT_EXCEEDED, DEADLINE_EXCEEDED, INTERNAL_ERROR, HoneError
 
 from hone_operator.diagnosis.pod_failure import read_termination_message
@@ -47,7 +47,7 @@ def set_succeeded(
     artifact = Artifact(
         kind=summary.kind,
         claim=children.get_output_claim(job),
-        path=artifact_path(owner["metadata"]["namespace"], job.name),
+        path=make_artifact_path(owner["metadata"]["namespace"], job.name),
         digest=summary.digest,
         base_model=summary.base_model,
         base_revision=summary.base_revision,

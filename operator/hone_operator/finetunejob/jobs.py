@@ -22,13 +22,19 @@ from hone_api.layout import (
     POD_OUTPUT,
     POD_SECRETS,
     TRAINER_PORT,
-    artifact_path,
+    make_artifact_path,
 )
 from hone_api.pods.pod_options import TRAINER_GRACE_SECONDS
 
 from hone_operator.finetunejob.children import build_metadata, get_output_claim
 from hone_operator.finetunejob.replacement_fields import record_job_fields
-from hone_operator.objects.child_names import PREPARE, TRAINER, config_map_name, job_name, prepare_job_name
+from hone_operator.objects.child_names import (
+    PREPARE,
+    TRAINER,
+    make_config_map_name,
+    make_job_name,
+    make_prepare_job_name,
+)
 from hone_operator.objects.drift import get_annotation
 from hone_operator.objects.resources import Object
 from hone_operator.objects.spec_fields import FIELDS_ANNOTATION
@@ -127,7 +133,7 @@ def build_train_job(
     env = _build_environment(job.spec, more_channels=more_channels) | access.build_environment(job.spec.resources, gpus)
     if nodes > 1:
         arguments += ["--nnodes", str(nodes)]
-        first = f"{job_name(job.name)}-0.{job_name(job.name)}"
+        first = f"{make_job_name(job.name)}-0.{make_job_name(job.name)}"
         env |= {"MASTER_ADDR": first, "MASTER_PORT": str(RENDEZVOUS_PORT)}
     variables = build_environment(env, job.spec.pod)
     if has_prepare_job(job):
@@ -141,8 +147,8 @@ def build_train_job(
     groups = access.get_groups(gpus)
     pod = _build_pod(job, image, TRAINER, "run", arguments, variables, volumes, gpus=gpus, groups=groups)
     if nodes > 1:
-        pod["subdomain"] = job_name(job.name)
-    made = _build_job(owner, job, job_name(job.name), TRAINER, pod)
+        pod["subdomain"] = make_job_name(job.name)
+    made = _build_job(owner, job, make_job_name(job.name), TRAINER, pod)
     for kind, found in select_passed_on(owner).items():
         made["metadata"][kind] = found | made["metadata"][kind]
     made["spec"] |= {"parallelism": nodes, "completions": nodes}
@@ -169,7 +175,7 @@ def build_prepare_job(owner: Object, job: FineTuneJob, image: str, gpu: tuple[st
             for label in GPU_NODE_LABELS
         ]
         pod["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferences}}
-    made = _build_job(owner, job, prepare_job_name(job.name), PREPARE, pod)
+    made = _build_job(owner, job, make_prepare_job_name(job.name), PREPARE, pod)
     made["spec"] |= {"parallelism": 1, "completions": 1}
     return made
 
@@ -257,8 +263,8 @@ def _build_volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]
     metadata = owner["metadata"]
     volumes = Volumes()
     arguments: list[str] = []
-    volumes.add_config_map("manifest", config_map_name(job.name), POD_MANIFEST.rpartition("/")[0])
-    volumes.add_claim(get_output_claim(job), POD_OUTPUT, sub_path=artifact_path(metadata["namespace"], job.name))
+    volumes.add_config_map("manifest", make_config_map_name(job.name), POD_MANIFEST.rpartition("/")[0])
+    volumes.add_claim(get_output_claim(job), POD_OUTPUT, sub_path=make_artifact_path(metadata["namespace"], job.name))
     read = dict.fromkeys(source.claim.name for source in _list_sources(job) if source.claim)
     for name in read:
         path = f"{POD_CLAIMS}/{name}"

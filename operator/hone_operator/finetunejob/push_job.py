@@ -4,13 +4,13 @@ In: the object, the installation's image, and the digest of the artifact. Out: t
 as an annotation. Next: pushing.py, which compares it with the existing one. It runs hone_trainer.push.main.
 """
 
-from hone_api.containers import PUSH, module_command
+from hone_api.containers import PUSH, build_module_command
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.layout import (
     FINETUNEJOB_LABEL,
     POD_MANIFEST,
     POD_OUTPUT,
-    artifact_path,
+    make_artifact_path,
 )
 from hone_api.pods.pod_options import ComputeResources
 
@@ -41,8 +41,8 @@ def build_push_job(owner: Object, job: FineTuneJob, image: str, digest: str) -> 
     """Return the Job that pushes the artifact with this digest to all destinations."""
     spec, name = job.spec, job.name
     volumes = Volumes()
-    volumes.add_config_map("manifest", child_names.config_map_name(name), POD_MANIFEST.rpartition("/")[0])
-    folder = artifact_path(owner["metadata"]["namespace"], name)
+    volumes.add_config_map("manifest", child_names.make_config_map_name(name), POD_MANIFEST.rpartition("/")[0])
+    folder = make_artifact_path(owner["metadata"]["namespace"], name)
     volumes.add_claim(get_output_claim(job), POD_OUTPUT, sub_path=folder, read_only=True)
     volumes.add_empty_dir("tmp", "/tmp")
     arguments = [POD_OUTPUT, "--manifest", POD_MANIFEST, "--digest", digest, *_add_secrets(volumes, job)]
@@ -52,7 +52,7 @@ def build_push_job(owner: Object, job: FineTuneJob, image: str, digest: str) -> 
     container: Object = {
         "name": child_names.PUSH,
         "image": spec.pod.image or image,
-        "command": module_command(PUSH),
+        "command": build_module_command(PUSH),
         "args": [*arguments, "--termination-log", "/dev/termination-log"],
         "env": variables,
         "resources": _build_requirements(spec.resources),
@@ -74,7 +74,7 @@ def build_push_job(owner: Object, job: FineTuneJob, image: str, digest: str) -> 
         {
             "apiVersion": "batch/v1",
             "kind": "Job",
-            "metadata": build_metadata(owner, child_names.push_job_name(name), child_names.PUSH)
+            "metadata": build_metadata(owner, child_names.make_push_job_name(name), child_names.PUSH)
             | {"labels": labels, "annotations": spec.pod.annotations | {DESTINATIONS_ANNOTATION: destinations}},
             "spec": {
                 "backoffLimit": BACKOFF_LIMIT,

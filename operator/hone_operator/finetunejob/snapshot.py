@@ -180,9 +180,9 @@ def add_created(observed: ObservedFineTuneJob, made: list[Object]) -> ObservedFi
     found, name = replace(observed), observed.owner["metadata"]["name"]
     for child in made:
         match child["kind"], child["metadata"]["name"]:
-            case "Job", job if job == child_names.job_name(name):
+            case "Job", job if job == child_names.make_job_name(name):
                 found.job = child
-            case "Job", job if job == child_names.push_job_name(name):
+            case "Job", job if job == child_names.make_push_job_name(name):
                 found.push_job = child
             case "Job", _:
                 found.prepare_job = child

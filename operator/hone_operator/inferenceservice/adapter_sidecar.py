@@ -7,7 +7,7 @@ the sidecar's container, and which models are loaded. The sidecar runs hone_serv
 from datetime import datetime, timedelta
 from typing import Any
 
-from hone_api.containers import ADAPTER_SIDECAR, module_command
+from hone_api.containers import ADAPTER_SIDECAR, build_module_command
 from hone_api.inferenceservices.adapter_sync import AdapterSyncReport, WantedAdapter, WantedAdapters, make_revision
 from hone_api.inferenceservices.spec import InferenceServiceSpec, ModelStatus
 from hone_api.io.listening import join_address
@@ -18,13 +18,13 @@ from hone_api.layout import (
     SIDECAR_READY_PATH,
     SIDECAR_REPORT_PATH,
     SIDECAR_STARTED_PATH,
-    link_name,
+    make_link_name,
 )
 from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HoneError
 from pydantic import ValidationError
 
 from hone_operator.engines.resolve import ResolvedModels
-from hone_operator.objects.child_names import adapters_config_map_name
+from hone_operator.objects.child_names import make_adapters_config_map_name
 from hone_operator.objects.resources import PODS, Object
 from hone_operator.objects.timestamps import format_timestamp, has_lasted, parse_untrusted_time
 from hone_operator.pods.pod_spec import POD_API_KEY, Volumes, build_container_security
@@ -55,7 +55,7 @@ def compute_revision(resolved: ResolvedModels) -> str:
 def build_volumes(name: str) -> Volumes:
     """Return the volume with the list of desired adapters. It is a folder: the kubelet never updates a single file."""
     found = Volumes()
-    found.add_config_map("adapters", adapters_config_map_name(name), POD_ADAPTERS.rpartition("/")[0])
+    found.add_config_map("adapters", make_adapters_config_map_name(name), POD_ADAPTERS.rpartition("/")[0])
     return found
 
 
@@ -70,7 +70,7 @@ def build_sidecar_container(
         "name": CONTAINER,
         "restartPolicy": "Always",
         "image": image,
-        "command": module_command(ADAPTER_SIDECAR),
+        "command": build_module_command(ADAPTER_SIDECAR),
         "args": arguments,
         "ports": [{"name": "adapters", "containerPort": ADAPTER_SIDECAR_PORT}],
         "resources": resources,
@@ -147,7 +147,7 @@ def is_model_loaded(model: ModelStatus, answer: Any) -> bool:
         return False
     if entry is None or model.digest is None or entry.get("digest") == model.digest:
         return entry is not None
-    return str(entry.get("root", "")).endswith(link_name("", model.digest))
+    return str(entry.get("root", "")).endswith(make_link_name("", model.digest))
 
 
 def find_digest(model: ModelStatus, answers: list[Any]) -> str | None:

@@ -96,7 +96,7 @@ def build_budget(owner: Object, at_once: int) -> Object:
 def build_adapters_config_map(owner: Object, resolved: ResolvedModels) -> Object:
     """Return the ConfigMap that lists the adapters that the engines should have."""
     metadata = _build_metadata(owner, {})
-    metadata["name"] = child_names.adapters_config_map_name(metadata["name"])
+    metadata["name"] = child_names.make_adapters_config_map_name(metadata["name"])
     return add_digest(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": keeping.build_config_data(resolved)}
     )

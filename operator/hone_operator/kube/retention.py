@@ -162,13 +162,13 @@ def _list_names(resource: Resource, owner: Key) -> tuple[str, ...]:
     if owner.resource == FINETUNEJOBS:
         if resource == JOBS:
             return (
-                child_names.job_name(owner.name),
-                child_names.prepare_job_name(owner.name),
-                child_names.push_job_name(owner.name),
+                child_names.make_job_name(owner.name),
+                child_names.make_prepare_job_name(owner.name),
+                child_names.make_push_job_name(owner.name),
             )
         if resource == SERVICES:
-            return (child_names.job_name(owner.name),)
-        return (child_names.config_map_name(owner.name),) if resource == CONFIGMAPS else ()
+            return (child_names.make_job_name(owner.name),)
+        return (child_names.make_config_map_name(owner.name),) if resource == CONFIGMAPS else ()
     if resource == CONFIGMAPS:
-        return (child_names.adapters_config_map_name(owner.name),)
+        return (child_names.make_adapters_config_map_name(owner.name),)
     return (owner.name,) if resource in (DEPLOYMENTS, SERVICES, BUDGETS, AUTOSCALERS) else ()

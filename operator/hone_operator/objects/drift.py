@@ -11,7 +11,7 @@ import json
 from decimal import InvalidOperation
 from typing import Any
 
-from hone_operator.objects.quantity import exact_number
+from hone_operator.objects.quantity import parse_exactly
 from hone_operator.objects.resources import Object
 
 # Annotation of a child: the digest of the desired object from which it was made.
@@ -100,7 +100,7 @@ def _is_same_amount(one: Any, other: Any) -> bool:
     if isinstance(one, (dict, list)) or isinstance(other, (dict, list)) or one is None:
         return False
     try:
-        return exact_number(one) == exact_number(other)
+        return parse_exactly(one) == parse_exactly(other)
     except InvalidOperation:
         return False
 

@@ -1,14 +1,14 @@
 """Kubernetes quantities as numbers."""
 
 from hone_api.byte_sizes import GIB, KIB, MIB
-from hone_api.quantities import exact_number
+from hone_api.quantities import parse_exactly
 
-__all__ = ["exact_number", "format_amount", "format_quantity", "format_resource_amount", "parse_number"]
+__all__ = ["format_amount", "format_quantity", "format_resource_amount", "parse_exactly", "parse_number"]
 
 
 def parse_number(quantity: str | int | float) -> float:
-    """Return a quantity as a number: 0.5 for "500m", 1024 for "1Ki". Raises InvalidOperation as `exact_number` does."""
-    return float(exact_number(quantity))
+    """Return a quantity as a number: 0.5 for "500m", 1024 for "1Ki". Raises InvalidOperation, see parse_exactly."""
+    return float(parse_exactly(quantity))
 
 
 def format_amount(resource: str, quantity: float) -> str:

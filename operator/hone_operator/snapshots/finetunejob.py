@@ -52,14 +52,14 @@ class FineTuneJobReader(KindReader):
         observed.settled_digest = self._memory.get_settled_digest(key)
         if isinstance(parsed, HoneError):
             if not is_terminal(owner):
-                observed.job = await self._objects.read_child(JOBS, owner, child_names.job_name(key.name))
+                observed.job = await self._objects.read_child(JOBS, owner, child_names.make_job_name(key.name))
                 await self._objects.complete_pods(key)
                 self._add_pods(key, observed)
         elif is_terminal(owner):
             self._memory.forget(key)
-            observed.job = await self._objects.read_cached(JOBS, key.namespace, child_names.job_name(key.name))
+            observed.job = await self._objects.read_cached(JOBS, key.namespace, child_names.make_job_name(key.name))
             observed.prepare_job = await self._objects.read_cached(
-                JOBS, key.namespace, child_names.prepare_job_name(key.name)
+                JOBS, key.namespace, child_names.make_prepare_job_name(key.name)
             )
             await self._add_push(key, observed, now)
         else:
@@ -75,16 +75,16 @@ class FineTuneJobReader(KindReader):
         """Return all pods that train or trained for this very object, not for an earlier one of its name."""
         owner = self._cache.get(key.resource, key.namespace, key.name) or {}
         since = (owner.get("metadata") or {}).get("creationTimestamp", "")
-        return select_trainers(child_names.job_name(key.name), self._cache.children(key, PODS), since)
+        return select_trainers(child_names.make_job_name(key.name), self._cache.children(key, PODS), since)
 
     async def _add_children(self, key: Key, job: FineTuneJob, observed: ObservedFineTuneJob) -> None:
         owner, objects = observed.owner, self._objects
         await objects.complete_pods(key)
-        observed.job = await objects.read_child(JOBS, owner, child_names.job_name(key.name))
-        observed.prepare_job = await objects.read_child(JOBS, owner, child_names.prepare_job_name(key.name))
-        observed.config_map = await objects.read_child(CONFIGMAPS, owner, child_names.config_map_name(key.name))
+        observed.job = await objects.read_child(JOBS, owner, child_names.make_job_name(key.name))
+        observed.prepare_job = await objects.read_child(JOBS, owner, child_names.make_prepare_job_name(key.name))
+        observed.config_map = await objects.read_child(CONFIGMAPS, owner, child_names.make_config_map_name(key.name))
         if job.spec.resources.nodes > 1:
-            observed.service = await objects.read_child_or_foreign(SERVICES, owner, child_names.job_name(key.name))
+            observed.service = await objects.read_child_or_foreign(SERVICES, owner, child_names.make_job_name(key.name))
         claim = children.get_output_claim(job)
         observed.claim = await objects.read_cached(CLAIMS, key.namespace, claim)
         if not job.spec.output.claim and self._memory.may_claim_be_foreign(key, observed):
@@ -96,12 +96,12 @@ class FineTuneJobReader(KindReader):
 
     async def _add_push(self, key: Key, observed: ObservedFineTuneJob, now: datetime) -> None:
         """Add the pushing Job; while the artifact is not pushed, with its pods and what explains why they wait."""
-        owner, objects, name = observed.owner, self._objects, child_names.push_job_name(key.name)
+        owner, objects, name = observed.owner, self._objects, child_names.make_push_job_name(key.name)
         if not awaits_push(owner):
             observed.push_job = await objects.read_cached(JOBS, key.namespace, name)
             return
         observed.push_job = await objects.read_child(JOBS, owner, name)
-        observed.config_map = await objects.read_child(CONFIGMAPS, owner, child_names.config_map_name(key.name))
+        observed.config_map = await objects.read_child(CONFIGMAPS, owner, child_names.make_config_map_name(key.name))
         await objects.complete_pods(key)
         observed.push_pods = select_pods(observed.push_job, self._cache.children(key, PODS))
         view = observed.pushing
@@ -116,7 +116,7 @@ class FineTuneJobReader(KindReader):
         pods = self._cache.children(key, PODS)
         observed.pods, observed.prepare_pods = select_pods(observed.job, pods), select_pods(observed.prepare_job, pods)
         known = {pod["metadata"]["uid"] for pod in (*observed.pods, *observed.prepare_pods)}
-        makers = (child_names.job_name(key.name), child_names.prepare_job_name(key.name))
+        makers = (child_names.make_job_name(key.name), child_names.make_prepare_job_name(key.name))
         observed.stale_pods = [pod for pod in pods if pod["metadata"]["uid"] not in known and is_stale_pod(pod, makers)]
         observed.trainer_pods = self.list_trainer_pods(key)
 

@@ -72,7 +72,7 @@ class InferenceServiceReader(KindReader):
         observed.deployment = await objects.read_child_or_foreign(DEPLOYMENTS, owner, key.name)
         observed.service = await objects.read_child_or_foreign(SERVICES, owner, key.name)
         observed.budget = await objects.read_child(BUDGETS, owner, key.name)
-        name = child_names.adapters_config_map_name(key.name)
+        name = child_names.make_adapters_config_map_name(key.name)
         if spec.adapters or spec.model.fine_tune_job:
             observed.adapters_config_map = await objects.read_child_or_foreign(CONFIGMAPS, owner, name)
         elif (left := await objects.read_child(CONFIGMAPS, owner, name)) and is_controlled_by(left, owner):

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from hone_api import gpucheck, layout
-from hone_api.containers import LINKS_PROGRAM, VLLM_CHECK, VLLM_MIDDLEWARE, failure_line
+from hone_api.containers import LINKS_PROGRAM, VLLM_CHECK, VLLM_MIDDLEWARE, format_failure_line
 from hone_api.io.command_line import parse_pair
 from hone_api.io.terminal import print_line
 from hone_api.reasons import HoneError
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _link_artifacts(arguments)
     except HoneError as error:
-        print_line(failure_line(LINKS_PROGRAM, error))
+        print_line(format_failure_line(LINKS_PROGRAM, error))
         return error.reason.exit_code or 1
     return 0
 
@@ -54,12 +54,12 @@ def _link_artifacts(arguments: argparse.Namespace) -> None:
     expected: dict[str, str] = dict(arguments.expect)
     if arguments.model:
         folder = verify_model(arguments.model, arguments.expect_model)
-        make_link(into / layout.link_name(layout.MODEL_LINK, arguments.expect_model), folder)
+        make_link(into / layout.make_link_name(layout.MODEL_LINK, arguments.expect_model), folder)
     for name, path in arguments.adapter:
         digest = expected.get(name)
         folder, _ = verify_adapter(name, Path(path), digest, arguments.base, arguments.base_revision)
         require_loadable_kind(name, folder, arguments.max_rank)
-        make_link(into / layout.ADAPTER_LINKS / layout.link_name(name, digest), folder)
+        make_link(into / layout.ADAPTER_LINKS / layout.make_link_name(name, digest), folder)
 
 
 def install_vllm_modules(into: Path) -> None:

@@ -19,7 +19,7 @@ from hone_api.inferenceservices.adapter_sync import (
     WantedAdapters,
     make_revision,
 )
-from hone_api.layout import POD_CLAIMS, link_name
+from hone_api.layout import POD_CLAIMS, make_link_name
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_MISSING, HoneError
 from pydantic import ValidationError
 
@@ -143,7 +143,7 @@ class AdapterReconciler:
             proved, record.digest = verify.verify_adapter(adapter.name, folder, adapter.digest, *self._base)
             if self.max_rank is not None:
                 verify.require_loadable_kind(adapter.name, proved, self.max_rank)
-            link = self.links / link_name(adapter.name, record.digest or make_revision(adapter.folder))
+            link = self.links / make_link_name(adapter.name, record.digest or make_revision(adapter.folder))
             link_artifacts.make_link(link, proved)
         except (HoneError, OSError) as error:
             self._record_failure(

@@ -102,7 +102,7 @@ def _find_artifact_model(proof: Proof, given: str, name: str | None, claims: Map
             str(proof.model_folder), None, None, [ModelEntry(name, kind, given, digest=manifest.digest)]
         )
     base = manifest.base_model
-    base_name = layout.base_model_name(base.name, base.claim, base.path or base.uri)
+    base_name = layout.choose_base_model_name(base.name, base.claim, base.path or base.uri)
     adapter = ModelEntry(name, "adapter", given, base_name, manifest.digest, root / layout.ADAPTER)
     if base.name:
         models = [ModelEntry(base_name, "base", base.name), adapter]

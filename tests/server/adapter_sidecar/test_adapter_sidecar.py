@@ -16,7 +16,7 @@ import httpx
 import pytest
 import uvicorn
 from hone_api.artifacts.manifest import ArtifactManifest as Manifest
-from hone_api.artifacts.manifest import describe_files, digest_of, write_manifest
+from hone_api.artifacts.manifest import compute_files_digest, describe_files, write_manifest
 from hone_api.inferenceservices.adapter_sync import make_revision
 from run_isolation import find_free_port
 from starlette.applications import Starlette
@@ -101,9 +101,9 @@ class Pod:
         files = describe_files(tree, ["adapter"])
         base = {"name": "org/base", "revision": "c1"}
         empty: dict[str, Any] = {"metrics": {}, "parameters": {}, "versions": {}, "spec": {}}
-        head = {"kind": "adapter", "job": name, "digest": digest_of(files), "dataset_fingerprint": "0"}
+        head = {"kind": "adapter", "job": name, "digest": compute_files_digest(files), "dataset_fingerprint": "0"}
         write_manifest(tree, Manifest.model_validate({**head, "base_model": base, "files": files, **empty}))
-        return {"name": name, "folder": str(tree), "digest": digest_of(files)}
+        return {"name": name, "folder": str(tree), "digest": compute_files_digest(files)}
 
     def write(self, *adapters: dict[str, str], base: str = "org/base") -> str:
         text = json.dumps({"base": base, "baseRevision": "c1", "adapters": list(adapters)})

@@ -65,7 +65,7 @@ class Pod:
     def start(self, hub_url: str, name: str = "me/tiny", *arguments: str, **environ: str) -> "subprocess.Popen[str]":
         given = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         more = {"HF_HOME": str(self.cache), "HF_ENDPOINT": hub_url, "HF_HUB_DOWNLOAD_TIMEOUT": "1", **environ}
-        command = [*containers.module_command(containers.MODEL_DOWNLOAD)[1:], name, "--link", str(self.link)]
+        command = [*containers.build_module_command(containers.MODEL_DOWNLOAD)[1:], name, "--link", str(self.link)]
         return subprocess.Popen(
             [sys.executable, *command, *arguments], env=given | more, stderr=subprocess.PIPE, text=True
         )

@@ -12,7 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from hone_api.artifacts.manifest import BaseModelReference, describe_files, digest_of, read_manifest, write_manifest
+from hone_api.artifacts.manifest import (
+    BaseModelReference,
+    compute_files_digest,
+    describe_files,
+    read_manifest,
+    write_manifest,
+)
 from hone_api.reasons import HoneError
 from hone_trainer.merging.command import merge_adapter_into_base
 from hone_trainer.runtime.options import MergeOptions
@@ -140,7 +146,9 @@ def test_a_base_that_is_a_changed_artifact_is_not_merged_into(tree: Path, half: 
     before = tmp_path / "before"
     shutil.copytree(half / "tiny", before / "merged")
     files = describe_files(before, ["merged"])
-    manifest = read_manifest(tree).model_copy(update={"kind": "merged", "files": files, "digest": digest_of(files)})
+    manifest = read_manifest(tree).model_copy(
+        update={"kind": "merged", "files": files, "digest": compute_files_digest(files)}
+    )
     write_manifest(before, manifest)
     base = str(before / "merged")
     merge_adapter_into_base(MergeOptions(tree, tmp_path / "out", base=base))
@@ -245,7 +253,7 @@ def with_code(half: Path, tmp_path: Path) -> Path:
 def resealed(tree: Path, **fields: Any) -> None:
     """Write the manifest of a changed tree, as anybody with write access to it could."""
     files = describe_files(tree, ["adapter"])
-    manifest = read_manifest(tree).model_copy(update={"files": files, "digest": digest_of(files), **fields})
+    manifest = read_manifest(tree).model_copy(update={"files": files, "digest": compute_files_digest(files), **fields})
     write_manifest(tree, manifest)
 
 

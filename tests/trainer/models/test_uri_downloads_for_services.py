@@ -45,7 +45,7 @@ class Pod:
         for field, link, source in downloads:
             request = {"field": field, "link": str(self.links / link), "source": {"secret": {"name": "login"}} | source}
             arguments += ["--download", json.dumps(request)]
-        command = [sys.executable, *containers.module_command(containers.URI_DOWNLOAD)[1:], *arguments]
+        command = [sys.executable, *containers.build_module_command(containers.URI_DOWNLOAD)[1:], *arguments]
         environment = {**os.environ, "HF_HOME": str(self.cache)}
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=120)
         assert done.returncode == code, done.stderr

@@ -8,8 +8,8 @@ from hone_api.artifacts.manifest import (
     LARGEST_MANIFEST_BYTES,
     ArtifactManifest,
     BaseModelReference,
+    compute_files_digest,
     describe_files,
-    digest_of,
     read_manifest,
     write_manifest,
 )
@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
     manifest = ArtifactManifest(
         kind="adapter",
         job="job",
-        digest=digest_of(files),
+        digest=compute_files_digest(files),
         base_model=BaseModelReference(name="a/b", revision="0" * 40),
         dataset_fingerprint="f",
         files=files,

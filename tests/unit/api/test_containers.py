@@ -52,7 +52,7 @@ def test_modules_in_vllms_image_use_the_names_of_the_contract() -> None:
 @given(program=st.sampled_from(PROGRAMS), reason=st.sampled_from(list(CATALOGUE.values())), before=LINE, message=LINE)
 def test_a_failure_line_is_found_in_a_log(program: str, reason: Reason, before: str, message: str) -> None:
     error = HoneError(reason, message, remedy="Do this.")
-    log = f"{before}\n{containers.failure_line(program, error)}\n"
+    log = f"{before}\n{containers.format_failure_line(program, error)}\n"
     assert containers.find_failures(log)[-1] == (error.reason.name, error.sentence())
 
 

@@ -19,7 +19,7 @@ import yaml
 from hone_api import gpucheck
 from hone_api.gpucheck import REQUIRED, RESOURCE, Problem, collecting, describe_closed_devices, find_problem
 from hone_api.gpucheck.collecting import ask_torch, open_device
-from hone_api.gpucheck.facts import Device, DeviceFile, Facts, Torch, vendor_of
+from hone_api.gpucheck.facts import Device, DeviceFile, Facts, Torch, find_vendor
 from hone_api.gpucheck.judgement import judge_files, judge_torch
 from hone_api.gpucheck.probe import SIZE, probe
 from hone_api.reasons import GPU_NOT_USABLE, HoneError
@@ -183,7 +183,7 @@ def test_gpus_are_usable_or_there_is_one_cause_and_a_remedy(
 ) -> None:
     torch = replace(GOOD, **build, **computing)
     problem = judge(facts(resource=resource, kfd=kfd, render=render, torch=torch, wanted=wanted))
-    vendor = vendor_of(resource)
+    vendor = find_vendor(resource)
     has_files = (
         vendor == "nvidia"
         or (kfd is None and vendor is None)
@@ -224,7 +224,7 @@ def test_remedies_name_existing_fields_and_values() -> None:
     ],
 )
 def test_the_resource_shows_the_vendor_of_the_gpus(resource: str, vendor: str | None) -> None:
-    assert vendor_of(resource) == vendor
+    assert find_vendor(resource) == vendor
 
 
 def make_devices(root: Path) -> Path:

@@ -84,7 +84,7 @@ def test_examples_and_choices_are_accepted(sft_config: type, tmp_path: Path) -> 
 
 def test_sft_config_arguments_are_what_the_user_wrote() -> None:
     written = {"learningRate": 1e-3, "packing": False, "extra": {"optimArgs": "a=1", "lossType": None}}
-    assert TrainingArguments.model_validate(written).sft_config() == {
+    assert TrainingArguments.model_validate(written).get_sft_arguments() == {
         "learning_rate": 1e-3, "packing": False, "optim_args": "a=1", "loss_type": None,
     }  # fmt: skip
-    assert TrainingArguments().sft_config() == {}
+    assert TrainingArguments().get_sft_arguments() == {}

@@ -54,7 +54,7 @@ def test_null_counts_as_left_out() -> None:
     assert (job.spec.method, job.spec.token_secret) == ("lora", None)
     extra = changed(GOOD["FineTuneJob"], {"spec.training.extra.lossType": None})
     assert validate_object(extra) == []
-    assert FineTuneJob.model_validate(extra).spec.training.sft_config()["loss_type"] is None
+    assert FineTuneJob.model_validate(extra).spec.training.get_sft_arguments()["loss_type"] is None
 
 
 def test_generated_name_is_checked_too() -> None:

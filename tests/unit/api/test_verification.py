@@ -11,8 +11,8 @@ import pytest
 from hone_api.artifacts.manifest import (
     ArtifactKind,
     FileDigest,
+    compute_files_digest,
     describe_files,
-    digest_of,
     list_folders,
     read_manifest,
 )
@@ -182,7 +182,7 @@ def test_one_listed_file_can_not_stand_for_several(root: Path) -> None:
     (first, *others) = sorted(files.items())
     name = first[0] + "".join(f"\n{digest.sha256}  {path}" for path, digest in others)
     forged = {name: first[1]}
-    assert digest_of(forged) == digest_of(files)
+    assert compute_files_digest(forged) == compute_files_digest(files)
     with pytest.raises(HoneError, match="has a character"):
         verify(root, read_manifest(root).model_copy(update={"files": forged}))
 

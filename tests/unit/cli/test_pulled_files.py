@@ -19,7 +19,7 @@ from hone.artifacts.transfer import Session
 from hone.errors import ClientError
 from hone.objects.views import require_artifact
 from hone.reports import Report
-from hone_api.artifacts.manifest import ArtifactManifest, FileDigest, digest_of
+from hone_api.artifacts.manifest import ArtifactManifest, FileDigest, compute_files_digest
 from hone_api.artifacts.verification import verify
 from hone_api.reasons import ARTIFACT_CORRUPT, HoneError
 from hypothesis import given, settings
@@ -45,7 +45,7 @@ def make_manifest(contents: Mapping[str, bytes], kind: str = "adapter") -> Artif
         {
             "kind": kind,
             "job": "faq",
-            "digest": digest_of(files),
+            "digest": compute_files_digest(files),
             "baseModel": {"name": "a/b"},
             "datasetFingerprint": "f",
             "files": files,

@@ -12,7 +12,7 @@ from artifact_cluster import assert_pulled, serve_artifact
 from fake_cluster import CORE, DIGEST, HONE, FakeCluster, job, pod, serve, service
 from hone import Client, ClientError, InvalidSpecError, JobFailedError
 from hone.kube import port_forward
-from hone_api.artifacts.manifest import FileDigest, digest_of
+from hone_api.artifacts.manifest import FileDigest, compute_files_digest
 from hone_api.reasons import HoneError
 
 ROWS = [{"text": "one"}]
@@ -205,7 +205,7 @@ def test_a_pull_on_this_machine_writes_nothing_outside_its_folder(tmp_path: Path
     files = {
         name: FileDigest(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in content.items()
     }
-    summary = {"kind": "adapter", "digest": digest_of(files), "baseModel": "a/b"}
+    summary = {"kind": "adapter", "digest": compute_files_digest(files), "baseModel": "a/b"}
     ended = {"outcome": "Succeeded", "reason": "Succeeded", "message": "done", "artifact": summary}
     (state / "result.json").write_text(json.dumps(ended))
     for name, data in content.items():
@@ -213,7 +213,13 @@ def test_a_pull_on_this_machine_writes_nothing_outside_its_folder(tmp_path: Path
         (output / name).write_bytes(data)
     about = {"baseModel": {"name": "a/b"}, "datasetFingerprint": "x", "metrics": {}, "parameters": {}, "versions": {}}
     listed = {name: found.to_wire() for name, found in files.items()}
-    manifest = {"kind": "adapter", "job": "faq", "digest": digest_of(files), "files": listed, "spec": {}} | about
+    manifest = {
+        "kind": "adapter",
+        "job": "faq",
+        "digest": compute_files_digest(files),
+        "files": listed,
+        "spec": {},
+    } | about
     (output / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(HoneError, match=r"lists the file '\.\./outside', which is no plain path"):
         Client(local=True, folder=tmp_path).job("faq").pull(tmp_path / "here" / "out")

@@ -42,7 +42,7 @@ def test_what_differs_is_written_and_trains_the_same(sft: Any, names: set[str]) 
     given_ = {name: OTHER_VALUES[name] for name in names} | DEVICE
     training, checkpoint = convert_sft_config(sft(**given_))
     assert checkpoint == {}
-    again = TrainingArguments.model_validate(training).sft_config()
+    again = TrainingArguments.model_validate(training).get_sft_arguments()
     assert set(again) == set(given_)
     wanted, found = sft(**given_), sft(**again)
     for name in EXTRA_FIELDS.values() | TypedArguments.model_fields.keys():

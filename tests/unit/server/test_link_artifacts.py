@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hone_api.artifacts.manifest import ArtifactManifest, BaseModelReference, describe_files, digest_of, write_manifest
+from hone_api.artifacts.manifest import (
+    ArtifactManifest,
+    BaseModelReference,
+    compute_files_digest,
+    describe_files,
+    write_manifest,
+)
 from hone_server.adapter_sidecar.link_artifacts import main
 
 TRAINED, OTHER = "c" * 40, "d" * 40
@@ -28,7 +34,7 @@ def tree(root: Path, kind: str = "adapter", base: BaseModelReference | None = No
             {
                 "kind": kind,
                 "job": "faq",
-                "digest": digest_of(files),
+                "digest": compute_files_digest(files),
                 "base_model": base or BaseModelReference(name="org/base", revision=TRAINED),
                 "dataset_fingerprint": "0",
                 "files": files,
@@ -39,7 +45,7 @@ def tree(root: Path, kind: str = "adapter", base: BaseModelReference | None = No
             }
         ),
     )
-    return str(root), digest_of(files)
+    return str(root), compute_files_digest(files)
 
 
 def test_links_lead_to_the_verified_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

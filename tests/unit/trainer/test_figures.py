@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hone_api.artifacts.manifest import ArtifactManifest, BaseModelReference, digest_of, read_manifest, write_manifest
+from hone_api.artifacts.manifest import (
+    ArtifactManifest,
+    BaseModelReference,
+    compute_files_digest,
+    read_manifest,
+    write_manifest,
+)
 from hone_api.artifacts.trainer_reports import ArtifactSummary, Progress, ProgressReport, TerminationMessage
 from hone_trainer.distributed.results import WorkerResult
 from hone_trainer.progress.http_server import TrainerCollector
@@ -40,7 +46,7 @@ def make_manifest(metrics: dict[str, float]) -> ArtifactManifest:
     return ArtifactManifest(
         kind="adapter",
         job="job",
-        digest=digest_of({}),
+        digest=compute_files_digest({}),
         base_model=BaseModelReference(name="a/b"),
         dataset_fingerprint="0",
         files={},

@@ -110,7 +110,7 @@ def choose_profile(
     traits: ModelTraits,
 ) -> list[Choice]:
     """Choose what `training` leaves out. `limit`: the tokens to which a row is cut or packed."""
-    written = training.sft_config()
+    written = training.get_sft_arguments()
     found: list[Choice] = []
 
     def chosen(field: str, default: Any) -> Any:

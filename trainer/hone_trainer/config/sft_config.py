@@ -43,7 +43,7 @@ def make_sft_keywords(
     model.
     """
     chosen = {choice.field: choice.value for choice in choices if choice.field != ATTENTION}
-    written = chosen | spec.training.sft_config()
+    written = chosen | spec.training.get_sft_arguments()
     evaluation = {"eval_strategy": "no"}
     if spec.has_evaluation:
         evaluation = {"eval_strategy": "steps", "eval_steps": written.get("eval_steps", AT_THE_END)}
@@ -86,7 +86,7 @@ def find_setting_warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
     found = []
     if spec.resources.gpus and not has_gpu:
         found.append(f"spec.resources.gpus is {spec.resources.gpus}, and torch sees no GPU: training on the CPU")
-    elif spec.resources.gpus and spec.training.sft_config().get("use_cpu"):
+    elif spec.resources.gpus and spec.training.get_sft_arguments().get("use_cpu"):
         found.append(f"spec.training.extra.useCpu is true: training on the CPU, without the {spec.resources.gpus} GPUs")
     if (spec.training.optim or "").startswith("paged_") and not has_gpu:
         found.append(f"spec.training.optim is {spec.training.optim}, and torch sees no GPU: its state is not paged")
@@ -99,10 +99,10 @@ def find_setting_warnings(spec: FineTuneJobSpec, has_gpu: bool) -> list[str]:
     found += [
         f"spec.training.extra.{to_camel(name)} has no effect: evaluations compute as training does"
         for name in ONLY_OUTSIDE_TRAINING
-        if spec.training.sft_config().get(name)
+        if spec.training.get_sft_arguments().get(name)
     ]
     for name, value in REPEATABLE.items():
-        if spec.training.sft_config().get(name, value) != value:
+        if spec.training.get_sft_arguments().get(name, value) != value:
             key, used = to_camel(name), str(value).lower()
             found.append(f"spec.training.extra.{key} is not {used}, which a resumed run can't repeat: {used} is used")
     return found + find_unserved_options(spec)

@@ -6,7 +6,7 @@ reason of a failure, in the form in which the operator reads it.
 
 from collections.abc import Callable
 
-from hone_api.containers import DOWNLOAD_PROGRAM, failure_line
+from hone_api.containers import DOWNLOAD_PROGRAM, format_failure_line
 from hone_api.exit_codes import INTERRUPTED_EXIT_CODE
 from hone_api.io.terminal import make_output_safe, print_line
 
@@ -26,6 +26,6 @@ def run_download(download: Callable[[], None]) -> int:
         failure = classify_error(error)
         if isinstance(failure, UnclassifiedError):
             print_line(failure.traceback.rstrip("\n"))
-        print_line(failure_line(DOWNLOAD_PROGRAM, failure))
+        print_line(format_failure_line(DOWNLOAD_PROGRAM, failure))
         return failure.reason.exit_code or 1
     return 0

@@ -8,7 +8,7 @@ well, since bitsandbytes pages no tensor of fewer than 100,000 values. Next in t
 
 from hone_api.byte_sizes import format_gib
 from hone_api.finetunejobs.spec import FineTuneJobSpec
-from hone_api.quantities import exact_number
+from hone_api.quantities import parse_exactly
 
 from hone_trainer.memory import formulas, optimizer_states
 from hone_trainer.memory.inputs import MemorySettings
@@ -31,7 +31,7 @@ def find_warnings(spec: FineTuneJobSpec, settings: MemorySettings | None) -> lis
     memory = spec.resources.memory
     if memory is None:
         room = "spec.resources.memory, if you set it, must"
-    elif needed > exact_number(memory):
+    elif needed > parse_exactly(memory):
         room = f"spec.resources.memory, which is {memory} and so too small, must"
     else:
         room = f"spec.resources.memory ({memory}) must also"

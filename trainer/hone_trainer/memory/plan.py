@@ -80,7 +80,7 @@ def _make_notes(spec: FineTuneJobSpec, config: Any) -> tuple[str, ...]:
         notes.append(f"the checkpoint is quantized ({how}); its weights are counted as if they were not")
     if getattr(config, "dtype", None) is None and spec.model.dtype == "auto":
         notes.append("config.json names no dtype; float32 is assumed")
-    optimizer = spec.training.sft_config().get("optim", "adamw_torch_fused")
+    optimizer = spec.training.get_sft_arguments().get("optim", "adamw_torch_fused")
     if not optimizer_states.is_known(optimizer):
         notes.append(f"spec.training.optim is {optimizer}, whose states are taken as 8 bytes a parameter")
     return tuple(notes)
@@ -130,7 +130,7 @@ def make_settings(
     sharding: Sharding | None = None,
 ) -> MemorySettings:
     """Return the spec's settings, with SFTConfig's defaults for missing ones (bf16 and checkpointing are on). Pure."""
-    written = spec.training.sft_config()
+    written = spec.training.get_sft_arguments()
     bf16 = written.get("bf16")
     return MemorySettings(
         architecture=shape,
@@ -152,6 +152,6 @@ def make_settings(
 
 
 def _find_length(spec: FineTuneJobSpec, config: Any) -> int:
-    written = spec.training.sft_config()
+    written = spec.training.get_sft_arguments()
     length = written.get("max_length", LENGTH)
     return int(length or getattr(config.get_text_config(), "max_position_embeddings", None) or LENGTH)

@@ -108,7 +108,7 @@ class DevicePlanner:
 
     def find_fields_without_effect(self) -> list[str]:
         """Return a warning for each field of spec.training that has no effect on this device."""
-        written = self.spec.training.sft_config()
+        written = self.spec.training.get_sft_arguments()
         names = [name for name in ONLY_ON_GPUS if written.get(name)] if self.device.kind == "cpu" else []
         fields = [
             to_camel(name) if name in TypedArguments.model_fields else f"extra.{to_camel(name)}" for name in names
@@ -146,7 +146,7 @@ class DevicePlanner:
         settings = self._plan.settings
         if settings is None:
             return found
-        written = self.spec.training.sft_config()
+        written = self.spec.training.get_sft_arguments()
         settings = replace(
             settings,
             batch=written.get("per_device_train_batch_size", 1),

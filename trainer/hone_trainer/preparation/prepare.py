@@ -70,7 +70,7 @@ def prepare(inputs: JobInputs, root: Path, terminal: Terminal, device: TrainingD
         with name_template_field(spec):
             questions, warnings = job.encode_prompts()
         file = update_prepared(job, file, terminal, has_checkpoint=checkpoint is not None)
-    terminal.print_note(file.dataset.summary())
+    terminal.print_note(file.dataset.summarize())
     terminal.print_note(
         render.describe_estimate(file.plan.estimate, spec.resources.gpus, uses_host=paging.is_on_host(spec))
     )

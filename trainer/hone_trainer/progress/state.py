@@ -17,7 +17,7 @@ from hone_api.artifacts.trainer_reports import (
     TerminationMessage,
     TrackerReport,
 )
-from hone_api.layout import base_model_name
+from hone_api.layout import choose_base_model_name
 
 Stage = Literal["Preparing", "Training", "Saving"]
 
@@ -57,7 +57,7 @@ class ProgressState:
         artifact = ArtifactSummary(
             kind=manifest.kind,
             digest=manifest.digest,
-            base_model=base_model_name(base.name, base.claim, base.path or base.uri),
+            base_model=choose_base_model_name(base.name, base.claim, base.path or base.uri),
             base_revision=base.revision,
             base_config=manifest.base_config,
         )

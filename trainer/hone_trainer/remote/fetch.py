@@ -17,7 +17,7 @@ from pathlib import Path
 from hone_api.byte_sizes import format_bytes
 from hone_api.io.durable_files import flush_to_disk, write_atomically
 from hone_api.io.terminal import print_line
-from hone_api.layout import OFFLINE_VARIABLE, REGISTRY_SCHEME, remote_folder
+from hone_api.layout import OFFLINE_VARIABLE, REGISTRY_SCHEME, make_remote_folder
 from hone_api.reasons import SOURCE_CHANGED, STORE_UNAUTHORIZED, STORE_UNREACHABLE, HoneError
 from huggingface_hub import constants
 
@@ -52,7 +52,7 @@ def fetch(location: Location, pinned: str | None, choose: Choose = list) -> Snap
     DiskFull, and DatasetInvalid or ModelInvalid for names that can't be files.
     """
     cache = Path(constants.HF_HOME)
-    kept = Snapshot(cache / remote_folder(pinned), pinned) if pinned else None
+    kept = Snapshot(cache / make_remote_folder(pinned), pinned) if pinned else None
     if kept and not kept.folder.is_dir():
         kept = None
     if os.environ.get(OFFLINE_VARIABLE):
@@ -75,13 +75,13 @@ def fetch_again(location: Location, choose: Choose) -> Snapshot:
     A URI with a digest always names the same content: once it is in the cache, no store is asked. Raises as `fetch`.
     """
     cache = Path(constants.HF_HOME)
-    note = cache / remote_folder(f".{_source(location)}-{choose.__name__}.latest")
+    note = cache / make_remote_folder(f".{_source(location)}-{choose.__name__}.latest")
     try:
         noted = note.read_text().strip() or None
     except (OSError, UnicodeDecodeError):
         noted = None
-    if noted and "@sha256:" in location.uri and (cache / remote_folder(noted)).is_dir():
-        return Snapshot(cache / remote_folder(noted), noted)
+    if noted and "@sha256:" in location.uri and (cache / make_remote_folder(noted)).is_dir():
+        return Snapshot(cache / make_remote_folder(noted), noted)
     snapshot = fetch(location, noted, choose)
     if snapshot.revision != noted:
         write_atomically(note, snapshot.revision)
@@ -122,7 +122,7 @@ def _bring(downloader: Downloader, objects: list[RemoteObject], cache: Path) -> 
     """Download objects into the folder named after their content. Raises as `fetch` does, and ChangedError."""
     location = downloader.location
     revision = compute_revision(location, objects)
-    folder = cache / remote_folder(revision)
+    folder = cache / make_remote_folder(revision)
     partial = folder.with_name(f".{_source(location)}-{revision}.part")
     with disk_full_named(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

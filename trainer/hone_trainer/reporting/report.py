@@ -93,7 +93,7 @@ def find_memory_peaks(log: list[dict[str, Any]]) -> dict[str, int]:
 
 def list_settings(spec: FineTuneJobSpec, args: Any, choices: list[Choice]) -> list[dict[str, Any]]:
     """Return name, value and source of each setting that decides the result; `args` is the SFTConfig in use."""
-    written, why = spec.training.sft_config(), {choice.field: f"{PROFILE}: {choice.why}" for choice in choices}
+    written, why = spec.training.get_sft_arguments(), {choice.field: f"{PROFILE}: {choice.why}" for choice in choices}
     chosen = {choice.field: choice.value for choice in choices}
     names = [name for name in TypedArguments.model_fields if hasattr(args, name)]
     found = [

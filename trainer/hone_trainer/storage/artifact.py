@@ -17,8 +17,8 @@ from hone_api.artifacts.manifest import (
     ArtifactManifest,
     BaseConfig,
     BaseModelReference,
+    compute_files_digest,
     describe_files,
-    digest_of,
     list_folders,
 )
 from hone_api.finetunejobs.spec import FineTuneJob, FineTuneJobSpec
@@ -96,7 +96,7 @@ def make_manifest(
     return ArtifactManifest(
         kind=kind,
         job=job.name,
-        digest=digest_of(files),
+        digest=compute_files_digest(files),
         base_model=base,
         base_config=base_config,
         dataset_fingerprint=fingerprint,
@@ -105,7 +105,7 @@ def make_manifest(
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         parameters=parameters,
         versions={package: version(package) for package in PACKAGES},
-        spec=job.spec.published(),
+        spec=job.spec.drop_unpublished(),
     )
 
 

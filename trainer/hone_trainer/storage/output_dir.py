@@ -130,7 +130,7 @@ def load_run_state(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> R
     """
     path = root / RUN_STATE_FILE
     if not path.is_file():
-        return RunState(spec.published())
+        return RunState(spec.drop_unpublished())
     try:
         run = TypeAdapter(RunState).validate_json(
             path.read_bytes(), strict=True
@@ -141,20 +141,20 @@ def load_run_state(root: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> R
     if not difference:
         return run
     if difference == SAVE_FIELD:  # training is the same: the spec may now omit a merge that failed
-        return replace(run, spec=spec.published())
+        return replace(run, spec=spec.drop_unpublished())
     if has_checkpoint:
         raise HoneError(
             INVALID_SPEC,
             f"{root} holds checkpoints of another spec: {difference} differs",
             remedy=f"Choose another --output, or empty {root} to train from the beginning.",
         )
-    return RunState(spec.published())
+    return RunState(spec.drop_unpublished())
 
 
 def _replace_unreadable(path: Path, spec: FineTuneJobSpec, has_checkpoint: bool) -> RunState:
     """Return a new run. Raises HoneError InvalidSpec when there is a checkpoint, which may be of another spec."""
     if not has_checkpoint:
-        return RunState(spec.published())
+        return RunState(spec.drop_unpublished())
     raise HoneError(
         INVALID_SPEC,
         f"{path} is not what an earlier start wrote, so it is not known which spec the checkpoints next to it are of",

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from hone_api.finetunejobs.spec import FineTuneJob
-from hone_api.layout import base_model_name
+from hone_api.layout import choose_base_model_name
 from peft import PeftModel
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
@@ -46,7 +46,7 @@ def make_record(job: FineTuneJob, prepared: Prepared, trainer: HoneTrainer) -> R
     tags = {
         "hone.job": job.name,
         "hone.digest": digest_spec(job),
-        "hone.base": base_model_name(base.name, base.claim, base.path or base.uri),
+        "hone.base": choose_base_model_name(base.name, base.claim, base.path or base.uri),
         "hone.commit": base.revision,
         "hone.dataset": prepared.file.dataset_fingerprint,
     }
@@ -66,7 +66,7 @@ def make_record(job: FineTuneJob, prepared: Prepared, trainer: HoneTrainer) -> R
 
 def digest_spec(job: FineTuneJob) -> str:
     """Return the digest of what decides the result."""
-    return "sha256:" + hashlib.sha256(json.dumps(job.spec.published(), sort_keys=True).encode()).hexdigest()
+    return "sha256:" + hashlib.sha256(json.dumps(job.spec.drop_unpublished(), sort_keys=True).encode()).hexdigest()
 
 
 def _to_json(value: Any) -> Any:

@@ -7,7 +7,7 @@ from sys import intern
 from typing import Any
 
 from hone_api.gpus import is_gpu_resource
-from hone_api.quantities import exact_number
+from hone_api.quantities import parse_exactly
 
 from hone_cli.doctor.checks.findings import Unread
 
@@ -175,7 +175,7 @@ def _count_resources(quantities: Object | None) -> dict[str, int]:
     for name, quantity in (quantities or {}).items():
         if name.startswith(AMD):
             try:
-                found[intern(name)] = int(exact_number(quantity))
+                found[intern(name)] = int(parse_exactly(quantity))
             except (InvalidOperation, ValueError, OverflowError):
                 continue
     return found

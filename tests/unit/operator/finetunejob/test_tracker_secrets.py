@@ -54,7 +54,7 @@ def test_the_trainer_reads_where_to_track_and_the_artifact_does_not_mention_it()
     owner = job_object(tracking=TRACKING)
     manifest = children.build_config_map(owner)["data"]["finetunejob.yaml"]
     assert "http://mlflow:5000" in manifest
-    assert "tracking" not in parsed_job(owner).spec.published()
+    assert "tracking" not in parsed_job(owner).spec.drop_unpublished()
 
 
 def test_another_tracker_replaces_the_job() -> None:

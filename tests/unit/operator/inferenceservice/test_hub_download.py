@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hone_api.containers import DOWNLOAD_PROGRAM, failure_line
+from hone_api.containers import DOWNLOAD_PROGRAM, format_failure_line
 from hone_api.reasons import (
     DISK_FULL,
     HUB_UNAUTHORIZED,
@@ -217,7 +217,7 @@ def explained(*, spec: Object, **state: Any) -> Object:
 
 
 def failed(reason: Reason, found: str) -> Object:
-    line = failure_line(DOWNLOAD_PROGRAM, HoneError(reason, found))
+    line = format_failure_line(DOWNLOAD_PROGRAM, HoneError(reason, found))
     ended = {"terminated": terminated(reason.exit_code or 1, f"hone-download: org/base at c: downloading\n{line}\n")}
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
     return {"state": waiting, "lastState": ended}

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hone_api.containers import DOWNLOAD_PROGRAM, failure_line
+from hone_api.containers import DOWNLOAD_PROGRAM, format_failure_line
 from hone_api.reasons import DISK_FULL, STORE_UNAUTHORIZED, HoneError, Reason
 from hone_operator.engines.uri_download import CONTAINER
 from hone_operator.inferenceservice.plan import plan_inferenceservice
@@ -155,7 +155,7 @@ def explained(spec: Object, reason: Reason, found: str) -> Object:
     owner = service_object(model=MODEL, **spec)
     starting = pod("chat-1", container="engine")
     starting["spec"]["initContainers"] = [{"name": CONTAINER, "image": IMAGE}]
-    line = failure_line(DOWNLOAD_PROGRAM, HoneError(reason, found))
+    line = format_failure_line(DOWNLOAD_PROGRAM, HoneError(reason, found))
     status = {
         "name": CONTAINER,
         "restartCount": 2,
