@@ -52,7 +52,7 @@ class Controller:
             api, self.cache, self.queue, self.poller, observer, self.handlers, self.executor, self.coverage
         )
         self._node_watch = NodeWatch(self.cache, self.queue, observer)
-        metrics.watch_objects(is_leader, meter.jobs, lambda: self.cache.all(INFERENCESERVICES))
+        metrics.watch_objects(is_leader, meter.list_jobs, lambda: self.cache.list_objects(INFERENCESERVICES))
         metrics.watch_coverage(self.coverage.list_refused)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -79,7 +79,7 @@ class Controller:
             with logs.reconcile_context(key), self._metrics.reconcile_time.labels(controller).time():
                 try:
                     result = await self.reconciler.reconcile(key)
-                    self.queue.succeeded(key)
+                    self.queue.reset_backoff(key)
                 except ApiError as error:
                     logger.warning("%s; again in %.1f s", error, self.queue.retry(key, error.retry_after))
                 except (aiohttp.ClientError, TimeoutError, NotLeading) as error:
@@ -99,6 +99,6 @@ class Controller:
             self.handlers.enqueue_all()
             await asyncio.sleep(RESYNC_SECONDS)
 
-    def why_stuck(self) -> str | None:
+    def explain_stall(self) -> str | None:
         """Return why no reconcile ends although some should; None while all is well."""
-        return explain_stuck(*self.queue.ages())
+        return explain_stuck(*self.queue.measure_ages())

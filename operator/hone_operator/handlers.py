@@ -96,7 +96,7 @@ class Operator:
         return self._elector is None or self._elector.is_leader
 
     def _why_sick(self) -> str | None:
-        return self._controller.why_stuck() if self._controller else None
+        return self._controller.explain_stall() if self._controller else None
 
     def _why_unready(self) -> str | None:
         if self._elector and self._elector.refusal:

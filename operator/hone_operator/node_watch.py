@@ -30,14 +30,14 @@ class NodeWatch:
         known: frozenset[str] = frozenset()
         while True:
             await asyncio.sleep(EVERY_SECONDS)
-            if not self._cache.all(INFERENCESERVICES):
+            if not self._cache.list_objects(INFERENCESERVICES):
                 continue
             try:
                 cordoned = await self._observer.read_cordoned_nodes() or frozenset()
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
                 logger.warning("cordoned nodes: %r", error)
                 continue
-            for pod in self._cache.all(PODS) if cordoned - known else ():
+            for pod in self._cache.list_objects(PODS) if cordoned - known else ():
                 owner = find_owner_key(PODS, pod)
                 if owner and owner.resource == INFERENCESERVICES and pod["spec"].get("nodeName") in cordoned - known:
                     self._queue.add(owner)

@@ -97,7 +97,7 @@ class Reconciler:
             )
             self._queue.add_after(key, UNREAD_SECONDS)
             return "requeue_after"
-        if (crowd := explain_pod_limit(key, owner, self._cache.unknown_pods(key))) and crowd.stops_pods:
+        if (crowd := explain_pod_limit(key, owner, self._cache.count_unknown_pods(key))) and crowd.stops_pods:
             await self.write_status(key, owner, plan_failure_report(owner, now, [crowd]))
             self._queue.add_after(key, UNREAD_SECONDS)
             return "requeue_after"

@@ -31,7 +31,7 @@ async def remove_budgets(api: Api, namespaces: list[str]) -> dict[str, ApiError]
     refusals = {}
     for namespace in namespaces:
         try:
-            async for budget in api.items(BUDGETS, namespace, labelSelector=SELECTOR):
+            async for budget in api.iterate_items(BUDGETS, namespace, labelSelector=SELECTOR):
                 metadata = budget["metadata"]
                 await api.delete(BUDGETS, metadata["namespace"], metadata["name"], metadata["uid"])
                 logger.info("Deleted PodDisruptionBudget %s/%s", metadata["namespace"], metadata["name"])

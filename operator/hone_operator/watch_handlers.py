@@ -115,7 +115,7 @@ class WatchHandlers:
     def enqueue_all(self, namespace: str = "") -> None:
         """Queue all owners of a namespace, or ("") of all: unfinished ones first."""
         for resource in OWNERS:
-            for key in self._cache.keys(resource):
+            for key in self._cache.list_keys(resource):
                 if namespace in ("", key.namespace):
                     self._queue.add(key, urgent=not self._cache.is_finished(key))
 
@@ -128,7 +128,7 @@ class WatchHandlers:
         """Queue the InferenceServices that name a FineTuneJob."""
         if key.resource != FINETUNEJOBS:
             return
-        for service in self._cache.all(INFERENCESERVICES, key.namespace):
+        for service in self._cache.list_objects(INFERENCESERVICES, key.namespace):
             if key.name in list_named_jobs(service):
                 self._queue.add(Key(INFERENCESERVICES, key.namespace, service["metadata"]["name"]))
 

@@ -145,7 +145,7 @@ class World:
             for _ in range(600):
                 metadata = {"generateName": "probe", "namespace": "default"}
                 body = {"apiVersion": "hone.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": least}
-                path = resource.path("default") + "?dryRun=All"
+                path = resource.build_path("default") + "?dryRun=All"
                 found = self.run(self.api._one("POST", resource.plural, path, body))
                 if found["spec"].get("resources", {}).get("sharedMemory") == ("16Gi" if is_new else "8Gi"):
                     break
@@ -185,7 +185,7 @@ class World:
     def patch(
         self, resource: Resource, namespace: str, name: str, patch: Object, manager: str = "kubectl-edit"
     ) -> None:
-        path = resource.path(namespace, name)
+        path = resource.build_path(namespace, name)
         options: Any = {"params": {"fieldManager": "kubectl-edit"}, "content_type": "application/merge-patch+json"}
         self.run(self.api._one("PATCH", resource.plural, path, patch, **options))
 
@@ -239,7 +239,7 @@ class World:
         async def go() -> None:
             for resource in WATCHED:
                 selectors = {} if resource in OWNERS else {"labelSelector": OURS}
-                listing = self.api.items(resource, namespace, **selectors)
+                listing = self.api.iterate_items(resource, namespace, **selectors)
                 listed = [body async for body in listing]
                 for body in listed:
                     self.controller.cache.put(resource, body)
@@ -311,7 +311,7 @@ class World:
                 self.api._request(
                     "DELETE",
                     "pods",
-                    PODS.path(metadata["namespace"], pod["metadata"]["name"]),
+                    PODS.build_path(metadata["namespace"], pod["metadata"]["name"]),
                     {"gracePeriodSeconds": 0},
                 )
             )

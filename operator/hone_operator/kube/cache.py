@@ -134,9 +134,9 @@ class Cache:
         """Note that the pods of this owner have been read."""
         self._lacking.discard(owner)
 
-    def unknown_pods(self, owner: Key) -> Unknown:
+    def count_unknown_pods(self, owner: Key) -> Unknown:
         """Return how many pods of this owner there is no room for."""
-        return self._pods.unknown(owner)
+        return self._pods.count_unknown(owner)
 
     def keep_only(self, resource: Resource, namespace: str, uids: set[str], version: int) -> list[Object]:
         """Forget what a list at `version` did not have. Return the objects that are gone."""
@@ -169,14 +169,14 @@ class Cache:
         return None if known is None else _unpack(known)
 
     def has(self, key: Key) -> bool:
-        return self.version(key) is not None
+        return self.get_version(key) is not None
 
-    def version(self, key: Key) -> int | None:
+    def get_version(self, key: Key) -> int | None:
         """Return the newest known version of the object."""
         known = self._known(key.resource, key.namespace, key.name)
         return None if known is None else _read_identity(known)[0]
 
-    def children(self, owner: Key, resource: Resource) -> list[Object]:
+    def list_children(self, owner: Key, resource: Resource) -> list[Object]:
         """Return the owner's children of one kind, sorted by name."""
         names = sorted(name for kind, name in self._children.get(owner, ()) if kind == resource)
         of_namespace = self._objects[resource][owner.namespace] if names else {}
@@ -187,11 +187,11 @@ class Cache:
         count = len(self._children.get(owner, ()))
         return count / PODS_A_SECOND if count > MANY_PODS else 0.0
 
-    def all(self, resource: Resource, namespace: str = "") -> list[Object]:
+    def list_objects(self, resource: Resource, namespace: str = "") -> list[Object]:
         """Return all objects of a kind, in one namespace or ("") in every one."""
         return [_unpack(known) for space in self._spaces(resource, namespace).values() for known in space.values()]
 
-    def keys(self, resource: Resource) -> list[Key]:
+    def list_keys(self, resource: Resource) -> list[Key]:
         """Return the keys of all objects of a kind, without unpacking any."""
         return [Key(resource, space, name) for space, objects in self._objects[resource].items() for name in objects]
 

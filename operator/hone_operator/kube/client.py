@@ -147,7 +147,7 @@ class Api:
             found = await self.list(resource, namespace, fieldSelector=f"metadata.name={name}")
             return found[0] if found else None
         try:
-            return await self._one("GET", resource.plural, resource.path(namespace, name))
+            return await self._one("GET", resource.plural, resource.build_path(namespace, name))
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -157,7 +157,11 @@ class Api:
         """Create an object. Raises ApiError 409 when there is one of this name."""
         namespace = body["metadata"]["namespace"]
         return await self._one(
-            "POST", resource.plural, resource.path(namespace), body, params={"fieldManager": FIELD_MANAGER, **STRICT}
+            "POST",
+            resource.plural,
+            resource.build_path(namespace),
+            body,
+            params={"fieldManager": FIELD_MANAGER, **STRICT},
         )
 
     async def try_create(self, resource: Resource, body: Object) -> None:
@@ -168,11 +172,11 @@ class Api:
         metadata = {name: value for name, value in body["metadata"].items() if name != "name"}
         tried = body | {"metadata": metadata | {"generateName": f"{body['metadata']['name']}-"}}
         params = {"fieldManager": FIELD_MANAGER, "dryRun": "All", **STRICT}
-        await self._request("POST", resource.plural, resource.path(metadata["namespace"]), tried, params=params)
+        await self._request("POST", resource.plural, resource.build_path(metadata["namespace"]), tried, params=params)
 
     async def apply(self, resource: Resource, body: Object) -> Object:
         """Apply an object (server-side apply), and take over fields that others set."""
-        path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"])
+        path = resource.build_path(body["metadata"]["namespace"], body["metadata"]["name"])
         params = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._one(
             "PATCH", resource.plural, path, body, params=params, content_type="application/apply-patch+yaml"
@@ -181,13 +185,15 @@ class Api:
     async def replace(self, resource: Resource, body: Object) -> Object:
         """Write the complete object. Raises ApiError 409 when its resourceVersion has changed."""
         metadata = body["metadata"]
-        return await self._one("PUT", resource.plural, resource.path(metadata["namespace"], metadata["name"]), body)
+        return await self._one(
+            "PUT", resource.plural, resource.build_path(metadata["namespace"], metadata["name"]), body
+        )
 
     async def patch(
         self, resource: Resource, namespace: str, name: str, patch: Object, subresource: str = ""
     ) -> Object:
         """Send a JSON merge patch. Return the patched object."""
-        path = resource.path(namespace, name, subresource)
+        path = resource.build_path(namespace, name, subresource)
         params = {"fieldManager": FIELD_MANAGER}
         return await self._one(
             "PATCH", resource.plural, path, patch, params=params, content_type="application/merge-patch+json"
@@ -197,12 +203,12 @@ class Api:
         """Delete exactly the object with this uid, and its pods. Nothing happens when it is gone."""
         options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
-            await self._request("DELETE", resource.plural, resource.path(namespace, name), options)
+            await self._request("DELETE", resource.plural, resource.build_path(namespace, name), options)
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
 
-    def items(self, resource: Resource, namespace: str, **selectors: str) -> Listing:
+    def iterate_items(self, resource: Resource, namespace: str, **selectors: str) -> Listing:
         """Yield all objects that `labelSelector` and `fieldSelector` choose, one by one."""
         return Listing(self._pages(resource, namespace, selectors), lambda why: UnusableAnswer(200, why))
 
@@ -214,7 +220,7 @@ class Api:
             largest = LARGEST_PAGE if limit > 1 else None
             try:
                 data = await self._fetch(
-                    "GET", resource.plural, resource.path(namespace), params=params, largest=largest
+                    "GET", resource.plural, resource.build_path(namespace), params=params, largest=largest
                 )
             except _TooLarge:
                 limit = max(1, limit // 10)
@@ -232,7 +238,7 @@ class Api:
         params = {"watch": "true", "allowWatchBookmarks": "true", "labelSelector": selector, "resourceVersion": since}
         params["timeoutSeconds"] = str(random.randrange(*WATCH_SECONDS))
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
-        path, code = resource.path(namespace), "<error>"
+        path, code = resource.build_path(namespace), "<error>"
         try:
             async with self._session.get(path, params=params, headers=await self._headers(), timeout=timeout) as stream:
                 code = str(stream.status)

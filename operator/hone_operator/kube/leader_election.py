@@ -79,10 +79,10 @@ class LeaderElector:
     async def _run(self) -> None:
         """Follow until the Lease is free, then lead until it is lost."""
         logger.info("%s waits for %s", self.identity, self._own)
-        await self.step()
+        await self.try_acquire_or_renew()
         while not self.is_leader:
             await asyncio.sleep(self._until_next_try())
-            await self.step()
+            await self.try_acquire_or_renew()
         logger.info("%s leads", self.identity)
         self.elected.set()
         handed_over = time.monotonic() + HANDOVER_SECONDS
@@ -91,9 +91,9 @@ class LeaderElector:
             if self.is_leader and time.monotonic() >= handed_over:
                 await asyncio.gather(*(lease.let_go() for lease in self._former))
             if self.is_leader:
-                await self.step()
+                await self.try_acquire_or_renew()
 
-    async def step(self) -> None:
+    async def try_acquire_or_renew(self) -> None:
         """Renew all Leases; or take each one once those before it are held or free, and release it while one is not."""
         if self.is_leader:
             await asyncio.gather(*(lease.attempt() for lease in self._leases))
@@ -120,5 +120,5 @@ class LeaderElector:
         """Return the seconds until the next try: with jitter, and no later than the next Lease expires."""
         pause = RETRY_SECONDS * random.uniform(1.0, 1.2)
         now = time.monotonic()
-        left = [at - now for lease in self._leases if not lease.fence() and (at := lease.expires()) is not None]
+        left = [at - now for lease in self._leases if not lease.fence() and (at := lease.get_expiry()) is not None]
         return max(0.05, min([pause, *(each for each in left if each > 0)]))

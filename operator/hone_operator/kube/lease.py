@@ -56,7 +56,7 @@ class Lease:
         """Whether it did not exist when it was last read or written, or was not read yet."""
         return not self._seen
 
-    def expires(self) -> float | None:
+    def get_expiry(self) -> float | None:
         """Return when the other holder's lease expires without a renewal; None before the Lease was read."""
         if self.is_missing:
             return None
@@ -148,7 +148,7 @@ class Lease:
         return str((self._seen.get("spec") or {}).get("holderIdentity") or "")
 
     def _is_free(self) -> bool:
-        return self._holder() in ("", self.identity) or (self.expires() or 0.0) <= time.monotonic()
+        return self._holder() in ("", self.identity) or (self.get_expiry() or 0.0) <= time.monotonic()
 
     def _body(self, acquired: str, transitions: int) -> Object:
         return {

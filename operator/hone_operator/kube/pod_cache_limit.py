@@ -74,12 +74,12 @@ class Room:
         """Return the largest pod of the namespace and owner with most, if that is more than this owner would have."""
         if not self._spaces:
             return None
-        largest, least = self._spaces.largest(), 0
-        if largest == space or self._spaces.amount(largest) <= self._spaces.amount(space) + needed:
+        largest, least = self._spaces.find_largest(), 0
+        if largest == space or self._spaces.get_amount(largest) <= self._spaces.get_amount(space) + needed:
             if space not in self._owners:
                 return None
-            largest, least = space, self._owners[space].amount(owner) + needed
-        found = self._owners[largest].largest()
-        if self._owners[largest].amount(found) <= least or (largest, found) == (space, owner):
+            largest, least = space, self._owners[space].get_amount(owner) + needed
+        found = self._owners[largest].find_largest()
+        if self._owners[largest].get_amount(found) <= least or (largest, found) == (space, owner):
             return None
-        return self._places[largest, found].largest()
+        return self._places[largest, found].find_largest()

@@ -59,11 +59,11 @@ class Poller:
         if not polls:
             del self._polls[key]
 
-    def answers(self, key: Key) -> dict[str, Any]:
+    def get_answers(self, key: Key) -> dict[str, Any]:
         """Return the newest answers, by pod uid."""
         return {uid: poll.answer for uid, poll in self._polls.get(key, {}).items() if poll.answer is not None}
 
-    def last_answers_at(self, key: Key) -> dict[str, datetime]:
+    def get_last_answer_times(self, key: Key) -> dict[str, datetime]:
         """Return when each pod last gave a usable answer, by uid; before its first one, when polling began."""
         return {uid: poll.last_answer_at for uid, poll in self._polls.get(key, {}).items()}
 

@@ -29,7 +29,7 @@ class Ranking(Generic[K]):
     def __bool__(self) -> bool:
         return bool(self._amounts)
 
-    def amount(self, key: K) -> int:
+    def get_amount(self, key: K) -> int:
         return self._amounts.get(key, 0)
 
     def add(self, key: K, amount: int) -> None:
@@ -44,7 +44,7 @@ class Ranking(Generic[K]):
             self._heap = [(-each, next(self._numbers), key) for key, each in self._amounts.items()]
             heapq.heapify(self._heap)
 
-    def largest(self) -> K:
+    def find_largest(self) -> K:
         """Return the key with the largest amount; of equal ones, the one that has it for the longest time.
 
         Raises IndexError when there is none.

@@ -86,7 +86,7 @@ class Reflector:
 
     async def _list(self) -> str:
         uids: set[str] = set()
-        listing = self._api.items(self._resource, self._namespace, labelSelector=self._selector)
+        listing = self._api.iterate_items(self._resource, self._namespace, labelSelector=self._selector)
         async for body in listing:
             uids.add(body["metadata"]["uid"])
             self._sink.on_upsert(self._resource, body)

@@ -128,7 +128,7 @@ class PodBudget:
                 place.namespace,
             )
 
-    def unknown(self, owner: Key) -> Unknown:
+    def count_unknown(self, owner: Key) -> Unknown:
         """Return how many pods of an owner have no room."""
         found = [is_dropped for _, is_dropped in self._without.get(owner, {}).values()]
         return Unknown(len(found) - sum(found), sum(found))

@@ -84,13 +84,13 @@ class WorkQueue:
         self.add_after(key, seconds)
         return seconds
 
-    def succeeded(self, key: Key) -> None:
+    def reset_backoff(self, key: Key) -> None:
         """Reset the backoff of the key: its next failure begins with the shortest delay."""
         self._failures.pop(key, None)
 
     def forget(self, key: Key) -> None:
         """Cancel timers and backoff of an object that is gone."""
-        self.succeeded(key)
+        self.reset_backoff(key)
         if timer := self._timers.pop(key, None):
             timer.cancel()
 
@@ -119,7 +119,7 @@ class WorkQueue:
             item.since = self._last_done
             self._push(key, self._ready)
 
-    def ages(self) -> tuple[float, float, float]:
+    def measure_ages(self) -> tuple[float, float, float]:
         """Return, in seconds, the longest reconcile under way, the longest wait, and the time since one ended."""
         now = time.monotonic()
         longest_work = max((now - item.since for item in self._working.values()), default=0.0)

@@ -17,7 +17,7 @@ class Resource:
     kind: str
     plural: str
 
-    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
+    def build_path(self, namespace: str, name: str = "", subresource: str = "") -> str:
         """Return the URL path of the collection, of one object, or of its subresource."""
         root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
         parts = [root, f"namespaces/{namespace}" if namespace else "", self.plural, name, subresource]

@@ -160,7 +160,7 @@ class JobMeter:
         if stage != before.stage and before.since is not None and before.stage not in TERMINAL_STAGES:
             self._stage_seconds.labels(before.stage).observe(now - before.since)
 
-    def jobs(self) -> Iterable[JobState]:
+    def list_jobs(self) -> Iterable[JobState]:
         """Return all known jobs."""
         return self._known.values()
 

@@ -154,7 +154,7 @@ class Executor:
 
     async def _write(self, key: Key, action: Create | Apply | Patch) -> WriteResult:
         target = Key(action.resource, key.namespace, get_target_name(action))
-        before = self._cache.version(target)
+        before = self._cache.get_version(target)
         is_taken = False
         if isinstance(action, Create) or (isinstance(action, Apply) and "uid" not in action.body["metadata"]):
             found, is_taken = await self._create(action)  # Apply would take over what somebody created meanwhile
@@ -178,7 +178,7 @@ class Executor:
             return WriteResult.NAME_TAKEN
         if int(found["metadata"]["resourceVersion"]) == before:
             return WriteResult.UNCHANGED
-        return WriteResult.CACHED if self._cache.version(target) == before else WriteResult.CHANGED
+        return WriteResult.CACHED if self._cache.get_version(target) == before else WriteResult.CHANGED
 
     async def _apply(self, action: Apply) -> Object:
         """Apply a child that exists. Take over fields of other writers that make the API server refuse it."""

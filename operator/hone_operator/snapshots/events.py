@@ -43,7 +43,9 @@ class EventReader:
         if job is None or QUEUE_LABEL not in (job["metadata"].get("labels") or {}):
             return None
         selector = "involvedObject.kind=Workload,type=Warning"
-        found = await events.read_events(self._api.items(EVENTS, job["metadata"]["namespace"], fieldSelector=selector))
+        found = await events.read_events(
+            self._api.iterate_items(EVENTS, job["metadata"]["namespace"], fieldSelector=selector)
+        )
         return events.find_workload_event(found, job["metadata"]["name"])
 
     async def _explain_claims(self, pod: Object) -> str | None:
@@ -57,4 +59,6 @@ class EventReader:
 
     async def _read_events(self, about: Object) -> list[Object]:
         selector = f"involvedObject.uid={about['metadata']['uid']}"
-        return await events.read_events(self._api.items(EVENTS, about["metadata"]["namespace"], fieldSelector=selector))
+        return await events.read_events(
+            self._api.iterate_items(EVENTS, about["metadata"]["namespace"], fieldSelector=selector)
+        )

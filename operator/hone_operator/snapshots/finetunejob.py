@@ -69,13 +69,13 @@ class FineTuneJobReader(KindReader):
 
     def get_reports(self, key: Key) -> dict[str, ProgressReport]:
         """Return the last report of each trainer, by pod uid."""
-        return {uid: r for uid, a in self._poller.answers(key).items() if (r := _parse_report(a))}
+        return {uid: r for uid, a in self._poller.get_answers(key).items() if (r := _parse_report(a))}
 
     def list_trainer_pods(self, key: Key) -> list[Object]:
         """Return all pods that train or trained for this very object, not for an earlier one of its name."""
         owner = self._cache.get(key.resource, key.namespace, key.name) or {}
         since = (owner.get("metadata") or {}).get("creationTimestamp", "")
-        return select_trainers(child_names.make_job_name(key.name), self._cache.children(key, PODS), since)
+        return select_trainers(child_names.make_job_name(key.name), self._cache.list_children(key, PODS), since)
 
     async def _add_children(self, key: Key, job: FineTuneJob, observed: ObservedFineTuneJob) -> None:
         owner, objects = observed.owner, self._objects
@@ -103,17 +103,17 @@ class FineTuneJobReader(KindReader):
         observed.push_job = await objects.read_child(JOBS, owner, name)
         observed.config_map = await objects.read_child(CONFIGMAPS, owner, child_names.make_config_map_name(key.name))
         await objects.complete_pods(key)
-        observed.push_pods = select_pods(observed.push_job, self._cache.children(key, PODS))
+        observed.push_pods = select_pods(observed.push_job, self._cache.list_children(key, PODS))
         view = observed.pushing
         if view.has_ended and not view.success_state and not view.failures:
             await objects.read_pods(key, f"{FINETUNEJOB_LABEL}={key.name}")
-            observed.push_pods = select_pods(observed.push_job, self._cache.children(key, PODS))
+            observed.push_pods = select_pods(observed.push_job, self._cache.list_children(key, PODS))
         observed.warning = await self._events.explain_pods(observed.push_pods, now)
         observed.scaling = await self._events.find_scaling(observed.push_pods, now)
 
     def _add_pods(self, key: Key, observed: ObservedFineTuneJob) -> None:
         """Put the pods of these very Jobs into the snapshot; pods of earlier Jobs may still work (`stale_pods`)."""
-        pods = self._cache.children(key, PODS)
+        pods = self._cache.list_children(key, PODS)
         observed.pods, observed.prepare_pods = select_pods(observed.job, pods), select_pods(observed.prepare_job, pods)
         known = {pod["metadata"]["uid"] for pod in (*observed.pods, *observed.prepare_pods)}
         makers = (child_names.make_job_name(key.name), child_names.make_prepare_job_name(key.name))
@@ -123,7 +123,7 @@ class FineTuneJobReader(KindReader):
     async def _add_explanations(self, key: Key, job: FineTuneJob, observed: ObservedFineTuneJob, now: datetime) -> None:
         """Add reports, nodes and warnings: what shows how far the pods are, or why they wait."""
         observed.reports = self.get_reports(key)
-        observed.last_answer_at = self._poller.last_answers_at(key)
+        observed.last_answer_at = self._poller.get_last_answer_times(key)
         observed.held_since = self._memory.update_held(key, observed, now)
         resources = job.spec.resources
         is_to_prepare = jobs.has_prepare_job(job) and not Conditions(observed.owner, now).is_true("Prepared")

@@ -54,7 +54,7 @@ class InferenceServiceReader(KindReader):
 
     def list_upgrading(self, key: Key) -> list[Object]:
         """Return the Deployments of other services whose roll-out an upgrade began, and that has not ended."""
-        found = rollouts.list_upgrade_rollouts(self._cache.all(DEPLOYMENTS), datetime.now(UTC))
+        found = rollouts.list_upgrade_rollouts(self._cache.list_objects(DEPLOYMENTS), datetime.now(UTC))
         own = (key.namespace, key.name)
         return [each for each in found if self._is_owned_by_service(each) and _get_namespace_and_name(each) != own]
 
@@ -94,8 +94,11 @@ class InferenceServiceReader(KindReader):
             observed.leaving_claims = sorted(mounted - stay)
 
     def _add_engines(self, key: Key, observed: ObservedInferenceService) -> None:
-        observed.pods = select_engines(observed.deployment, observed.owner, self._cache.children(key, PODS))
-        observed.answers, observed.last_answer_at = self._poller.answers(key), self._poller.last_answers_at(key)
+        observed.pods = select_engines(observed.deployment, observed.owner, self._cache.list_children(key, PODS))
+        observed.answers, observed.last_answer_at = (
+            self._poller.get_answers(key),
+            self._poller.get_last_answer_times(key),
+        )
 
     async def _add_explanations(
         self, service: InferenceService, observed: ObservedInferenceService, now: datetime

@@ -36,7 +36,7 @@ class NodeReader:
         if time.monotonic() < until:
             return known
         try:
-            nodes = self._api.items(NODES, "", fieldSelector="spec.unschedulable=true")
+            nodes = self._api.iterate_items(NODES, "", fieldSelector="spec.unschedulable=true")
             found = frozenset([node["metadata"]["name"] async for node in nodes])
         except ApiError as error:
             if error.status != 403:
@@ -58,7 +58,7 @@ class NodeReader:
 
     async def _read_nodes(self) -> ClusterNodes | None:
         try:
-            nodes = tuple([read_node(node) async for node in self._api.items(NODES, "")])
+            nodes = tuple([read_node(node) async for node in self._api.iterate_items(NODES, "")])
         except ApiError as error:
             if error.status != 403:
                 raise

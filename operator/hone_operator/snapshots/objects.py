@@ -61,5 +61,5 @@ class ObjectReader:
 
     async def read_pods(self, key: Key, selector: str) -> None:
         """Read the pods of the key's namespace with these labels into the cache."""
-        async for pod in self._api.items(PODS, key.namespace, labelSelector=selector):
+        async for pod in self._api.iterate_items(PODS, key.namespace, labelSelector=selector):
             self._cache.put(PODS, pod)

@@ -288,7 +288,7 @@ def restore(world: World, space: str, resource: Resource) -> None:
     body |= {"apiVersion": resource.api_version, "kind": resource.kind}
     for name in ("clusterIP", "clusterIPs"):
         body["spec"].pop(name, None)
-    path = resource.path(space)
+    path = resource.build_path(space)
     world.run(world.api._one("POST", resource.plural, path, body, params={"fieldManager": "velero-server"}))
 
 

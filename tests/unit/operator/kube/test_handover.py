@@ -89,7 +89,7 @@ async def roll_out(store: Store, old: str, new: str, choose: random.Random, *, k
             all_gone = None if olds else store.now
         choose.shuffle(living)
         for each in living:
-            await each.step()
+            await each.try_acquire_or_renew()
             assert sum(one.is_leader for one in [*olds, *news]) <= 1
         if all_gone and len(news) == 2 and any(each.is_leader for each in news):
             return store.now - all_gone
@@ -137,7 +137,7 @@ def test_the_deployment_is_found_in_names_that_kubernetes_cuts(length: int) -> N
 def test_a_missing_former_lease_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async def check() -> None:
         found = replica(Store(monkeypatch), "r-operator", ("hone-operator",), IDENTITY)
-        await found.step()
+        await found.try_acquire_or_renew()
         assert found.is_leader
 
     asyncio.run(check())
@@ -150,12 +150,12 @@ def test_a_replica_without_a_right_to_its_lease_is_not_ready(monkeypatch: pytest
         operator = Operator(Options(Images("image", {}), [], "system", "r-operator", (), None))
         operator._elector = found = replica(store, "r-operator", (), IDENTITY)
         store.refuses["r-operator"] = status
-        await found.step()
+        await found.try_acquire_or_renew()
         why = operator._why_unready()
         assert why is not None
         assert f"refuses Lease system/r-operator: {status}" in why
         store.refuses.clear()
-        await found.step()
+        await found.try_acquire_or_renew()
         assert found.refusal is None
 
     asyncio.run(check())
@@ -166,7 +166,7 @@ def test_a_follower_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         store = Store(monkeypatch)
         leader, follower = (replica(store, "r-operator", (), f"r-operator-7-{pod}_1") for pod in ("aaaaa", "bbbbb"))
         for each in (leader, follower):
-            await each.step()
+            await each.try_acquire_or_renew()
         assert leader.is_leader
         assert not follower.is_leader
         assert follower.refusal is None
@@ -182,7 +182,7 @@ def test_a_former_lease_that_is_forbidden_to_read_delays_nobody_and_is_logged_on
         store.refuses["hone-operator"] = 403
         found = replica(store, "r-operator", ("hone-operator",), IDENTITY)
         for _ in range(5):
-            await found.step()
+            await found.try_acquire_or_renew()
             assert found.is_leader
         assert found.refusal is None
 
@@ -206,15 +206,15 @@ def test_a_lease_that_was_deleted_is_named_and_created_again(
         leader, follower = (replica(store, "r-operator", (), f"r-operator-7-{pod}_1") for pod in ("aaaaa", "bbbbb"))
         leader._on_lost = lost.append
         for each in (leader, follower):
-            await each.step()
+            await each.try_acquire_or_renew()
         store.leases.clear()
-        await leader.step()
+        await leader.try_acquire_or_renew()
         assert not leader.is_leader
         assert leader.refusal is None
         ended = asyncio.create_task(asyncio.sleep(0))
         await ended
         leader._ended(ended)
-        await follower.step()
+        await follower.try_acquire_or_renew()
         assert follower.is_leader
         assert lost == [
             f"{leader.identity} no longer holds Lease system/r-operator: "

@@ -55,14 +55,14 @@ def test_a_late_deletion_does_not_remove_a_newer_object_of_the_name() -> None:
     assert version(cache) == "9"
     cache.remove(JOBS, job(9, uid="new"))
     assert version(cache) is None
-    assert cache.children(OWNER, JOBS) == []
+    assert cache.list_children(OWNER, JOBS) == []
 
 
 def test_children_are_found_by_label() -> None:
     cache = Cache()
     cache.put(JOBS, job(1, name="b"))
     cache.put(JOBS, job(1, name="a"))
-    assert [found["metadata"]["name"] for found in cache.children(OWNER, JOBS)] == ["a", "b"]
+    assert [found["metadata"]["name"] for found in cache.list_children(OWNER, JOBS)] == ["a", "b"]
 
 
 def test_a_child_whose_label_was_edited_has_one_owner() -> None:
@@ -71,10 +71,10 @@ def test_a_child_whose_label_was_edited_has_one_owner() -> None:
     edited = job(2)
     edited["metadata"]["labels"] = {"hone.dev/finetunejob": "other"}
     cache.put(JOBS, edited)
-    assert cache.children(OWNER, JOBS) == []
-    assert len(cache.children(Key(FINETUNEJOBS, "team", "other"), JOBS)) == 1
+    assert cache.list_children(OWNER, JOBS) == []
+    assert len(cache.list_children(Key(FINETUNEJOBS, "team", "other"), JOBS)) == 1
     cache.remove(JOBS, edited)
-    assert cache.children(Key(FINETUNEJOBS, "team", "other"), JOBS) == []
+    assert cache.list_children(Key(FINETUNEJOBS, "team", "other"), JOBS) == []
 
 
 def test_a_list_removes_what_a_cut_watch_missed() -> None:
@@ -83,7 +83,7 @@ def test_a_list_removes_what_a_cut_watch_missed() -> None:
     cache.put(JOBS, job(4, uid="other", name="other"))
     cache.put(JOBS, job(9, uid="later", name="later"))
     assert [found["metadata"]["uid"] for found in cache.keep_only(JOBS, "", {"other"}, 5)] == ["gone"]
-    assert [found["metadata"]["name"] for found in cache.children(OWNER, JOBS)] == ["later", "other"]
+    assert [found["metadata"]["name"] for found in cache.list_children(OWNER, JOBS)] == ["later", "other"]
 
 
 def owner(version: int, stage: str, uid: str = "owner") -> Object:
@@ -106,21 +106,21 @@ def test_little_is_kept_of_a_finished_jobs_children(owner_comes_first: bool) -> 
     news = [cache.put(*each) for each in zip(resources, children, strict=True)]
     if not owner_comes_first:
         cache.put(FINETUNEJOBS, owner(8, "Saving"))
-        assert [len(cache.children(OWNER, resource)) for resource in resources] == [1, 1, 1, 1]
+        assert [len(cache.list_children(OWNER, resource)) for resource in resources] == [1, 1, 1, 1]
         cache.put(FINETUNEJOBS, owner(9, "Succeeded"))
     else:
         assert news == [False, False, True, True]
-    assert [len(cache.children(OWNER, resource)) for resource in resources] == [0, 0, 1, 1]
-    [kept] = cache.children(OWNER, JOBS)
+    assert [len(cache.list_children(OWNER, resource)) for resource in resources] == [0, 0, 1, 1]
+    [kept] = cache.list_children(OWNER, JOBS)
     assert kept["metadata"]["uid"] == "Job-3"
     assert "spec" not in kept
-    assert cache.children(OWNER, CLAIMS) == [children[3]]
+    assert cache.list_children(OWNER, CLAIMS) == [children[3]]
     assert cache.get(FINETUNEJOBS, "team", "faq") == owner(9, "Succeeded") | {
         "apiVersion": FINETUNEJOBS.api_version,
         "kind": "FineTuneJob",
     }
-    assert (cache.is_finished(OWNER), cache.has(OWNER), cache.keys(FINETUNEJOBS)) == (True, True, [OWNER])
-    assert cache.children(OWNER, JOBS) == cache.all(JOBS, "team")
+    assert (cache.is_finished(OWNER), cache.has(OWNER), cache.list_keys(FINETUNEJOBS)) == (True, True, [OWNER])
+    assert cache.list_children(OWNER, JOBS) == cache.list_objects(JOBS, "team")
 
 
 def test_a_pod_at_work_is_kept_until_it_ends_for_the_next_job_of_the_name() -> None:
@@ -130,10 +130,10 @@ def test_a_pod_at_work_is_kept_until_it_ends_for_the_next_job_of_the_name() -> N
     cache.remove(FINETUNEJOBS, owner(1, "Failed"))
     assert not cache.is_finished(OWNER)
     cache.put(FINETUNEJOBS, owner(3, "Pending", uid="next"))
-    assert len(cache.children(OWNER, PODS)) == 1
+    assert len(cache.list_children(OWNER, PODS)) == 1
     cache.put(FINETUNEJOBS, owner(4, "Failed", uid="next"))
     assert cache.put(PODS, child(PODS, 5, "Succeeded"))
-    assert cache.children(OWNER, PODS) == []
+    assert cache.list_children(OWNER, PODS) == []
 
 
 def test_the_next_job_of_a_finished_ones_name_is_not_finished() -> None:
@@ -142,7 +142,7 @@ def test_the_next_job_of_a_finished_ones_name_is_not_finished() -> None:
     cache.put(FINETUNEJOBS, owner(3, "Pending", uid="next"))  # no watch reported the deletion between them
     cache.put(PODS, child(PODS, 4, "Succeeded"))
     assert not cache.is_finished(OWNER)
-    assert len(cache.children(OWNER, PODS)) == 1
+    assert len(cache.list_children(OWNER, PODS)) == 1
 
 
 def test_a_list_removes_finished_jobs_too() -> None:

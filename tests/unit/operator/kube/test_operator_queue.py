@@ -90,7 +90,7 @@ def test_retries_become_slower_up_to_a_limit_and_are_reset_by_success() -> None:
     async def check(queue: WorkQueue) -> None:
         assert [queue.retry(A) for _ in range(3)] == pytest.approx([0.5, 1, 2])
         assert [queue.retry(A) for _ in range(50)][-1] == LONGEST_RETRY_SECONDS
-        queue.succeeded(A)
+        queue.reset_backoff(A)
         assert queue.retry(A) == pytest.approx(0.5)
 
     in_loop(check)

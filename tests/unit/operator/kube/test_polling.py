@@ -197,14 +197,14 @@ def test_a_pod_with_another_address_is_asked_there_and_its_old_answer_is_forgott
     async def work(poller: Poller, asked: list[str], answers: dict[str, Any]) -> None:
         answers["old"] = REPORT
         poller.want(JOB, {"u": "old"})
-        await until(lambda: poller.answers(JOB))
+        await until(lambda: poller.get_answers(JOB))
         poller.want(JOB, {"u": "new"})
-        assert poller.answers(JOB) == {}
+        assert poller.get_answers(JOB) == {}
         asked.clear()
         await until(lambda: len(asked) > 3)
         assert set(asked) == {"new"}
         poller.want(JOB, {})
-        assert poller.last_answers_at(JOB) == {}
+        assert poller.get_last_answer_times(JOB) == {}
 
     poll(work, monkeypatch)
 
@@ -215,7 +215,7 @@ def test_no_answer_ends_the_polling(monkeypatch: pytest.MonkeyPatch) -> None:
         poller.want(JOB, {"u": "url"})
         await until(lambda: len(asked) > 2)
         answers["url"] = REPORT
-        await until(lambda: poller.answers(JOB))
+        await until(lambda: poller.get_answers(JOB))
 
     poll(work, monkeypatch)
 

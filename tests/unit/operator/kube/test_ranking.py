@@ -12,10 +12,10 @@ def test_the_largest_is_that_of_a_plain_search(steps: list[tuple[int, int]]) -> 
     for key, amount in steps:
         ranking.add(key, amount)
         plain[key] = max(plain.get(key, 0) + amount, 0)
-        assert all(ranking.amount(each) == total for each, total in plain.items())
+        assert all(ranking.get_amount(each) == total for each, total in plain.items())
         assert bool(ranking) == any(plain.values())
         if ranking:
-            assert plain[ranking.largest()] == max(plain.values())
+            assert plain[ranking.find_largest()] == max(plain.values())
         assert len(ranking._heap) <= 2 * len(ranking._amounts) + 16
 
 

@@ -109,7 +109,7 @@ def test_objects_with_copied_labels_take_little_memory(
         if kind == PODS:
             reference["kind"] = "Job"
         cache.put(kind, body)
-    assert len(cache.all(kind)) == 6
+    assert len(cache.list_objects(kind)) == 6
     assert memory_of(cache) < 300_000
 
 
@@ -129,7 +129,7 @@ def owner_of(cache: Cache, namespace: str, name: str) -> Key:
 
 
 def complete(cache: Cache, key: Key) -> int:
-    return sum(retention.is_complete(pod) for pod in cache.children(key, PODS))
+    return sum(retention.is_complete(pod) for pod in cache.list_children(key, PODS))
 
 
 @pytest.fixture
@@ -149,12 +149,12 @@ def test_a_flood_of_pods_harms_only_its_own_object(flood_first: bool, place: tup
     for body in floods + smalls if flood_first else smalls + floods:
         cache.put(PODS, body)
     assert complete(cache, small) == 4
-    assert cache.unknown_pods(small) == (0, 0)
+    assert cache.count_unknown_pods(small) == (0, 0)
     assert 2 < complete(cache, flood) < 20
     assert memory_of(cache) < 150_000
-    unknown = cache.unknown_pods(flood)
+    unknown = cache.count_unknown_pods(flood)
     assert complete(cache, flood) + sum(unknown) == 200
-    assert len(cache.children(flood, PODS)) + unknown.dropped == 200
+    assert len(cache.list_children(flood, PODS)) + unknown.dropped == 200
     trouble = explain_pod_limit(flood, cache.get(*_place(flood)) or {}, unknown)
     assert trouble
     assert trouble.stops_pods
@@ -162,7 +162,7 @@ def test_a_flood_of_pods_harms_only_its_own_object(flood_first: bool, place: tup
     for body in floods:
         body["metadata"]["resourceVersion"] = "2"
         cache.remove(PODS, body)
-    assert cache.unknown_pods(flood) == (0, 0)
+    assert cache.count_unknown_pods(flood) == (0, 0)
     assert all(cache.put(PODS, pod_of(*place, number, version=3)) for number in range(3))
     assert complete(cache, flood) == 3
 
@@ -192,9 +192,9 @@ def test_pods_without_an_object_are_bounded_too_and_a_list_forgets_the_dropped()
     assert memory_of(cache) < 70_000
     key = owner_of(cache, "team", "nobody")
     assert cache.lacks_pods(key)
-    assert cache.unknown_pods(key).dropped > 100
+    assert cache.count_unknown_pods(key).dropped > 100
     cache.keep_only(PODS, "", set(), 10)
-    assert cache.unknown_pods(key) == (0, 0)
+    assert cache.count_unknown_pods(key) == (0, 0)
     assert memory_of(cache) < 2000
 
 
@@ -248,7 +248,7 @@ class Server:
         found = [b for b in self.bodies if (b["kind"], b["metadata"]["name"]) == (resource.kind, name)]
         return json.loads(json.dumps(found[0])) if found else None
 
-    async def items(self, resource: Resource, _: str, **selectors: str) -> AsyncIterator[Object]:
+    async def iterate_items(self, resource: Resource, _: str, **selectors: str) -> AsyncIterator[Object]:
         self.read.append(selectors["labelSelector"])
         for body in self.bodies:
             if body["kind"] == resource.kind:
@@ -279,5 +279,5 @@ def test_pods_that_were_reported_before_their_owner_are_listed_once(of: Resource
     reader = ObjectReader(server, cache)  # type: ignore[arg-type]
     for _ in range(2):
         asyncio.run(reader.complete_pods(key))
-    assert cache.children(key, PODS) == bodies
+    assert cache.list_children(key, PODS) == bodies
     assert server.read == [f"app.kubernetes.io/managed-by=hone,{LABELS[of]}=faq"]

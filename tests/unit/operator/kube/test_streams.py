@@ -17,7 +17,7 @@ class Api:
         self.refusals = refusals
         self.version = 0
 
-    def items(self, resource: Resource, namespace: str, **_: Any) -> "Listing":
+    def iterate_items(self, resource: Resource, namespace: str, **_: Any) -> "Listing":
         self.version += 1
         return Listing(str(self.version))
 

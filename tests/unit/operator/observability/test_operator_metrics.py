@@ -54,7 +54,7 @@ def test_gpu_seconds_never_fall_and_a_restart_adds_nothing() -> None:
 def test_a_follower_counts_nothing_and_later_continues_from_the_present_values() -> None:
     metrics, leads = Metrics(), [False]
     meter = JobMeter(metrics, lambda: leads[0])
-    metrics.watch_objects(lambda: leads[0], meter.jobs, list)
+    metrics.watch_objects(lambda: leads[0], meter.list_jobs, list)
     meter.on_upsert(job("a", "Training", 5, "TrainerRunning"))
     meter.on_upsert(job("a", "Training", 50, "TrainerRunning"))
     assert value(metrics, "hone_finetunejobs", stage="Training", reason="TrainerRunning") is None
@@ -84,7 +84,7 @@ def test_the_time_in_a_stage_is_recorded_when_it_ends() -> None:
 def test_objects_are_counted_by_stage_and_reason_at_each_scrape() -> None:
     metrics = Metrics()
     meter = JobMeter(metrics, lambda: True)
-    metrics.watch_objects(lambda: True, meter.jobs, lambda: [{"metadata": {"name": "faq"}}])
+    metrics.watch_objects(lambda: True, meter.list_jobs, lambda: [{"metadata": {"name": "faq"}}])
     for each in (job("a"), job("b", "Pending", reason="Unschedulable"), job("c", "Pending", reason="Unschedulable")):
         meter.on_upsert(each)
     assert value(metrics, "hone_finetunejobs", stage="Pending", reason="Unschedulable") == 2
@@ -97,7 +97,7 @@ def test_objects_are_counted_by_stage_and_reason_at_each_scrape() -> None:
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     metrics = Metrics()
     WorkQueue(metrics)
-    metrics.watch_objects(lambda: True, JobMeter(metrics, lambda: True).jobs, list)
+    metrics.watch_objects(lambda: True, JobMeter(metrics, lambda: True).list_jobs, list)
     panels = json.loads(DASHBOARD.read_text())["panels"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
     asked = {name for query in queries for name in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", query)}

@@ -126,7 +126,7 @@ class Server:
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         return None
 
-    async def items(self, resource: Resource, namespace: str, **selectors: str) -> AsyncIterator[Object]:
+    async def iterate_items(self, resource: Resource, namespace: str, **selectors: str) -> AsyncIterator[Object]:
         if resource is NODES:
             metadata = {"name": "gpu-1", "labels": MI300X.labels}
             yield {"kind": "Node", "metadata": metadata, "status": {"allocatable": {GPU: "8"}}}
@@ -135,10 +135,10 @@ class Server:
 class Silent:
     """A poller that polls no pod."""
 
-    def last_answers_at(self, key: Key) -> Object:
+    def get_last_answer_times(self, key: Key) -> Object:
         return {}
 
-    answers = last_answers_at
+    get_answers = get_last_answer_times
 
 
 @pytest.mark.parametrize(("resources", "are_read"), [(TWO, True), ({"gpus": 1}, False), ({"gpus": 0}, False)])

@@ -60,7 +60,7 @@ class Server:
     async def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         return self.found.get(name)
 
-    async def items(self, resource: Resource, namespace: str, **selectors: str) -> AsyncIterator[Object]:
+    async def iterate_items(self, resource: Resource, namespace: str, **selectors: str) -> AsyncIterator[Object]:
         for one in self.found.values():
             if resource == PODS and one["kind"] == PODS.kind:
                 yield one
@@ -69,10 +69,10 @@ class Server:
 class Silent:
     """A poller that polls no pod."""
 
-    def last_answers_at(self, key: Key) -> Object:
+    def get_last_answer_times(self, key: Key) -> Object:
         return {}
 
-    answers = last_answers_at
+    get_answers = get_last_answer_times
 
 
 def observer_of(cache: Cache, *found: Object) -> SnapshotReader:
