@@ -260,7 +260,7 @@ class Api:
     async def list(self, resource: Resource, namespace: str, **selectors: str) -> list[Object]:
         """Return all objects that `labelSelector` and `fieldSelector` choose."""
         found: list[Object] = []
-        async for item in self.items(resource, namespace, **selectors):
+        async for item in self.iterate_items(resource, namespace, **selectors):
             item["metadata"].pop("managedFields", None)
             found.append(item)
         return found
