@@ -58,7 +58,9 @@ class Operator:
     async def start(self) -> None:
         options, metrics = self._options, self._metrics
         if options.listen:
-            self._server = await serve_status(options.listen, metrics, self._why_sick, self._why_unready, self._remark)
+            self._server = await serve_status(
+                options.listen, metrics, self._explain_sickness, self._explain_unreadiness, self._remark
+            )
         if options.lease_namespace:
             # The election has a session of its own, which other requests can't fill.
             api = await Api.connect(metrics)
@@ -95,10 +97,10 @@ class Operator:
     def _is_leader(self) -> bool:
         return self._elector is None or self._elector.is_leader
 
-    def _why_sick(self) -> str | None:
+    def _explain_sickness(self) -> str | None:
         return self._controller.explain_stall() if self._controller else None
 
-    def _why_unready(self) -> str | None:
+    def _explain_unreadiness(self) -> str | None:
         if self._elector and self._elector.refusal:
             return f"it can't be elected: {self._elector.refusal}"
         if self._controller is None:

@@ -19,7 +19,7 @@ from hone_api.layout import LOGS, TRAINER_PORT
 from hone_api.reasons import INTERRUPTED, HoneError
 
 from hone_trainer.progress.state import ProgressState
-from hone_trainer.runtime.errors import UnclassifiedError, classify_error, disk_full_named
+from hone_trainer.runtime.errors import UnclassifiedError, classify_error, translate_disk_full
 from hone_trainer.runtime.options import MergeOptions, PlanOptions, RunOptions
 from hone_trainer.runtime.signals import Interrupted, StopSignal
 
@@ -59,7 +59,7 @@ def run_and_report(options: RunOptions, stop: StopSignal) -> tuple[int, Terminat
     telemetry = ProgressState()
     try:
         try:
-            with disk_full_named(options.output):
+            with translate_disk_full(options.output):
                 from hone_trainer.run import prepare_job, run_job
 
                 if options.command == "prepare":

@@ -168,11 +168,11 @@ def train_to_end(
     trainer.add_callback(ReportCallback(trainer, telemetry, run.metrics_log, terminal))
     trainer.add_callback(StopCallback(stop, run.group))
     try:
-        with stop.deferred():
+        with stop.defer_signals():
             totals = trainer.fit(
                 checkpoint, evaluation.make_baseline_measurement(trainer, run.prepared, root, stop, terminal)
             )
-            stopped = run.group.any_rank(stop.is_requested)
+            stopped = run.group.is_set_on_any_rank(stop.is_requested)
     finally:
         if run.metrics_log:
             run.metrics_log.close()

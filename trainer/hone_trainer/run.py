@@ -73,7 +73,7 @@ def _run_distributed(
         require_gpus(os.environ)
         with Coordinator(here) if here.nodes > 1 and here.node_rank == 0 else nullcontext():
             coordinator = CoordinatorClient(here, Terminal().print_note) if here.nodes > 1 else None
-            port = coordinator.rendezvous((options.output / MANIFEST).exists) if coordinator else here.port
+            port = coordinator.join_rendezvous((options.output / MANIFEST).exists) if coordinator else here.port
             if port is None:  # node 0 has finished and won't start again
                 return _run_distributed(inputs, options, stop, telemetry, trackers)
             result = launch_workers(
@@ -139,7 +139,7 @@ def _has_other_model(inputs: JobInputs, output: Path) -> bool:
     if before is None or spec.model.claim is None:
         return False
     try:
-        folder = inputs.claim_path(spec.model.claim, "spec.model.claim", MODEL_NOT_FOUND)
+        folder = inputs.find_claim_path(spec.model.claim, "spec.model.claim", MODEL_NOT_FOUND)
         return model_files.digest_files(folder) != before
     except (HoneError, OSError):
         return False

@@ -174,10 +174,10 @@ def describe_closed_devices(root: Path = Path("/")) -> str | None:
     found = f"{closed.path} can't be opened: {os.strerror(closed.error)}"
     if closed.error not in DENIED:
         return f"{found}. Look for amdgpu in the output of `dmesg`"
-    return f"{found} (it belongs to group {closed.group}). {_remedy_for_closed(closed, root)}"
+    return f"{found} (it belongs to group {closed.group}). {_choose_closed_remedy(closed, root)}"
 
 
-def _remedy_for_closed(file: DeviceFile, root: Path) -> str:
+def _choose_closed_remedy(file: DeviceFile, root: Path) -> str:
     if not any((root / name).exists() for name in (".dockerenv", "run/.containerenv")):
         return "Run `sudo usermod --append --groups render,video $USER` and log in again"
     if file.group == OVERFLOW_ID:

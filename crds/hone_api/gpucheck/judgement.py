@@ -41,16 +41,18 @@ def judge_files(facts: Facts) -> Problem | None:
     if vendor == "nvidia" or (vendor is None and facts.kfd is None):
         return None
     if facts.kfd is None:
-        return Problem(f"{_asked(facts)}, and the container has no /dev/kfd", _remedy_for_missing())
+        return Problem(f"{_format_request(facts)}, and the container has no /dev/kfd", _format_missing_remedy())
     if facts.kfd.error in DENIED:
-        return _explain_denied(facts, [facts.kfd, *_denied(facts)])
+        return _explain_denied(facts, [facts.kfd, *_find_denied(facts)])
     if facts.kfd.error:
         return _explain_broken(facts, facts.kfd)
     if not facts.render:
-        return Problem(f"{_asked(facts)}, and the container has no /dev/dri/renderD*", _remedy_for_missing())
+        return Problem(
+            f"{_format_request(facts)}, and the container has no /dev/dri/renderD*", _format_missing_remedy()
+        )
     if any(file.error == 0 for file in facts.render):
         return None
-    if denied := _denied(facts):
+    if denied := _find_denied(facts):
         return _explain_denied(facts, denied)
     return _explain_broken(facts, facts.render[0])
 
@@ -59,11 +61,11 @@ def judge_torch(facts: Facts) -> Problem | None:
     """Return why torch can't use the GPUs; None if it can. The device files were judged before."""
     torch = facts.torch
     if not isinstance(torch, Torch):
-        cause = f"{_asked(facts)}, and the check whether torch can use them ended without a result: {torch}"
+        cause = f"{_format_request(facts)}, and the check whether torch can use them ended without a result: {torch}"
         if _NOT_IMPORTED.search(torch or ""):
             remedy = f"{IMAGE} in which `python3 -c 'import torch'` works. The log has what Python printed."
             return Problem(cause, remedy)
-        remedy = f"{_LOOK_AT_NODE}. {_remedy_for_versions(facts)}"
+        remedy = f"{_LOOK_AT_NODE}. {_choose_versions_remedy(facts)}"
         return Problem(cause, f"{remedy} The log has all that the check printed.")
     return (
         _judge_build(facts, torch) or _judge_count(facts, torch) or _judge_devices(facts, torch)
@@ -78,7 +80,7 @@ def _judge_build(facts: Facts, torch: Torch) -> Problem | None:
         return None
     platform = {"amd": "ROCm", "nvidia": "CUDA", None: "GPUs"}[find_vendor(facts.resource)]
     found = f"HIP {torch.hip}" if torch.hip else f"CUDA {torch.cuda}" if torch.cuda else "CPUs"
-    cause = f"{_asked(facts)}, and torch {torch.version} in the image is built for {found}"
+    cause = f"{_format_request(facts)}, and torch {torch.version} in the image is built for {found}"
     return Problem(cause, f"{IMAGE} that has torch for {platform}; Hone's own is built from Dockerfile.rocm.")
 
 
@@ -88,13 +90,13 @@ def _judge_count(facts: Facts, torch: Torch) -> Problem | None:
     for name, value in facts.visible.items():
         # HIP takes an empty value as not set.
         if (value or not torch.hip) and _count_shown(facts, value) < facts.wanted:
-            cause = f"{_asked(facts)}, and {name} is {value!r}, with which torch sees {torch.seen}"
+            cause = f"{_format_request(facts)}, and {name} is {value!r}, with which torch sees {torch.seen}"
             return Problem(cause, f"Remove {name} from spec.pod.env: a pod sees no other GPUs than its own.")
-    if denied := _denied(facts):
+    if denied := _find_denied(facts):
         return _explain_denied(facts, denied)
     text = f": {_shorten(torch.error)}" if torch.error else ""
-    cause = f"{_asked(facts)}, and torch sees {torch.seen}{text} ({_versions(facts, torch)})"
-    return Problem(cause, _remedy_for_versions(facts))
+    cause = f"{_format_request(facts)}, and torch sees {torch.seen}{text} ({_format_versions(facts, torch)})"
+    return Problem(cause, _choose_versions_remedy(facts))
 
 
 def _count_shown(facts: Facts, value: str) -> int:
@@ -113,13 +115,12 @@ def _judge_devices(facts: Facts, torch: Torch) -> Problem | None:
         which = f"GPU {index} ({device.name}, {device.architecture})"
         if _has_no_code(torch, device):
             known = ", ".join(torch.architectures)
-            cause = f"{_asked(facts)}, and torch {torch.version} in the image has no code for {which}, only for {known}"
+            request = _format_request(facts)
+            cause = f"{request}, and torch {torch.version} in the image has no code for {which}, only for {known}"
             return Problem(cause, f"{IMAGE} whose torch is built for {device.architecture.partition(':')[0]}.")
-        cause = f"{_asked(facts)}, and {which} does not compute: {_shorten(device.error)} ({_versions(facts, torch)})"
-        return Problem(
-            cause,
-            f"{_LOOK_AT_NODE}. {_remedy_for_versions(facts)}",
-        )
+        error, versions = _shorten(device.error), _format_versions(facts, torch)
+        cause = f"{_format_request(facts)}, and {which} does not compute: {error} ({versions})"
+        return Problem(cause, f"{_LOOK_AT_NODE}. {_choose_versions_remedy(facts)}")
     return None
 
 
@@ -134,15 +135,17 @@ def _judge_collectives(facts: Facts, torch: Torch) -> Problem | None:
     if facts.wanted < 2 or torch.has_collectives:
         return None
     library = "NCCL" if torch.cuda else "RCCL"
-    cause = f"{_asked(facts)}, and torch {torch.version} in the image has no {library}, which several GPUs need"
+    cause = (
+        f"{_format_request(facts)}, and torch {torch.version} in the image has no {library}, which several GPUs need"
+    )
     return Problem(cause, f"{IMAGE} whose torch has {library}, or set spec.resources.gpus: 1.")
 
 
-def _asked(facts: Facts) -> str:
+def _format_request(facts: Facts) -> str:
     return f"The pod asks for {facts.wanted} {facts.resource} (spec.resources.gpus)"
 
 
-def _denied(facts: Facts) -> list[DeviceFile]:
+def _find_denied(facts: Facts) -> list[DeviceFile]:
     return [file for file in facts.render if file.error in DENIED]
 
 
@@ -150,7 +153,7 @@ def _explain_denied(facts: Facts, files: list[DeviceFile]) -> Problem:
     first = files[0]
     groups = " ".join(str(group) for group in sorted(facts.groups))
     cause = (
-        f"{_asked(facts)}, and user {facts.user} with the groups {groups} can't open {first.path}: "
+        f"{_format_request(facts)}, and user {facts.user} with the groups {groups} can't open {first.path}: "
         f"{os.strerror(first.error)} (mode {first.mode & 0o777:04o}, owner {first.owner}, group {first.group})"
     )
     if any(_is_allowed(facts, file) for file in files):
@@ -181,7 +184,7 @@ def _is_allowed(facts: Facts, file: DeviceFile) -> bool:
 
 
 def _explain_broken(facts: Facts, file: DeviceFile) -> Problem:
-    cause = f"{_asked(facts)}, and {file.path} can't be opened: {os.strerror(file.error)}"
+    cause = f"{_format_request(facts)}, and {file.path} can't be opened: {os.strerror(file.error)}"
     return Problem(
         cause,
         "The amdgpu driver of the node does not answer: look for amdgpu in the node's `dmesg`, load the driver with "
@@ -189,14 +192,14 @@ def _explain_broken(facts: Facts, file: DeviceFile) -> Problem:
     )
 
 
-def _remedy_for_missing() -> str:
+def _format_missing_remedy() -> str:
     return (
         "Make sure that AMD's device plugin or DRA driver runs on the pod's node, that the node has the amdgpu driver "
         f"(`ls /dev/kfd /dev/dri`), and that the container runtime passes devices on. {NOT_REAL}"
     )
 
 
-def _remedy_for_versions(facts: Facts) -> str:
+def _choose_versions_remedy(facts: Facts) -> str:
     is_for_nvidia = isinstance(facts.torch, Torch) and facts.torch.cuda and not facts.torch.hip
     if find_vendor(facts.resource) == "nvidia" or is_for_nvidia:
         return "Use an image whose CUDA the node's driver supports: compare with what `nvidia-smi` shows on the node."
@@ -206,7 +209,7 @@ def _remedy_for_versions(facts: Facts) -> str:
     )
 
 
-def _versions(facts: Facts, torch: Torch) -> str:
+def _format_versions(facts: Facts, torch: Torch) -> str:
     built = f"HIP {torch.hip}" if torch.hip else f"CUDA {torch.cuda}"
     driver = f", amdgpu driver {facts.driver or 'of unknown version'}" if torch.hip else ""
     return f"torch {torch.version} for {built}{driver}"

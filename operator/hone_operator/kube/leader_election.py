@@ -54,7 +54,7 @@ class LeaderElector:
         self._leases = sorted((self._own, *self._former), key=lambda lease: lease.name)
         self.elected = asyncio.Event()
         self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(self._handle_end)
 
     @property
     def is_leader(self) -> bool:
@@ -81,7 +81,7 @@ class LeaderElector:
         logger.info("%s waits for %s", self.identity, self._own)
         await self.try_acquire_or_renew()
         while not self.is_leader:
-            await asyncio.sleep(self._until_next_try())
+            await asyncio.sleep(self._compute_seconds_to_next_try())
             await self.try_acquire_or_renew()
         logger.info("%s leads", self.identity)
         self.elected.set()
@@ -105,7 +105,7 @@ class LeaderElector:
                 await lease.release()
                 await lease.look()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _handle_end(self, task: asyncio.Task[None]) -> None:
         """Report the end of the election, also by a bug: a replica without an election would silently do nothing."""
         if not task.cancelled():
             lost = min(self._leases, key=lambda lease: lease.fence())
@@ -116,7 +116,7 @@ class LeaderElector:
                 why = repr(error)
             self._on_lost(f"{self.identity} no longer holds {lost}: {why}")
 
-    def _until_next_try(self) -> float:
+    def _compute_seconds_to_next_try(self) -> float:
         """Return the seconds until the next try: with jitter, and no later than the next Lease expires."""
         pause = RETRY_SECONDS * random.uniform(1.0, 1.2)
         now = time.monotonic()

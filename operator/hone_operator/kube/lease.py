@@ -80,7 +80,7 @@ class Lease:
         spec = {**self._seen["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _format_now()}
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                self._saw(await self._api.replace(LEASES, {**self._seen, "spec": spec}))
+                self._observe(await self._api.replace(LEASES, {**self._seen, "spec": spec}))
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             logger.warning("%s was not released: %r", self, error)
 
@@ -109,19 +109,19 @@ class Lease:
             if found is None:
                 if self._seen:
                     logger.warning("%s was deleted: it is created again", self)
-                self._saw(await self._api.create(LEASES, self._body(_format_now(), 0)))
+                self._observe(await self._api.create(LEASES, self._build_body(_format_now(), 0)))
                 return True
-            self._saw(found)
+            self._observe(found)
             if not self._is_free():
                 return False
         before = self._seen["spec"]
         if before.get("holderIdentity") == self.identity:
-            body = self._body(before["acquireTime"], before.get("leaseTransitions") or 0)
+            body = self._build_body(before["acquireTime"], before.get("leaseTransitions") or 0)
         else:
-            body = self._body(_format_now(), (before.get("leaseTransitions") or 0) + 1)
+            body = self._build_body(_format_now(), (before.get("leaseTransitions") or 0) + 1)
         body["metadata"]["resourceVersion"] = self._seen["metadata"]["resourceVersion"]
         try:
-            self._saw(await self._api.replace(LEASES, body))
+            self._observe(await self._api.replace(LEASES, body))
         except ApiError as error:
             if error.status in (404, 409):
                 await self._look()
@@ -134,23 +134,23 @@ class Lease:
     async def _look(self) -> bool:
         """Read the changed Lease. Its holder may try again; a replica that is not its holder no longer leads."""
         found = await self._api.get(LEASES, self._namespace, self.name)
-        self._saw(found or {})
-        if self._holder() != self.identity:
+        self._observe(found or {})
+        if self._get_holder() != self.identity:
             self._renewed_at = None
         return True
 
-    def _saw(self, lease: Object) -> None:
+    def _observe(self, lease: Object) -> None:
         if lease.get("spec") != self._seen.get("spec"):
             self._seen_at = time.monotonic()
         self._seen = lease
 
-    def _holder(self) -> str:
+    def _get_holder(self) -> str:
         return str((self._seen.get("spec") or {}).get("holderIdentity") or "")
 
     def _is_free(self) -> bool:
-        return self._holder() in ("", self.identity) or (self.get_expiry() or 0.0) <= time.monotonic()
+        return self._get_holder() in ("", self.identity) or (self.get_expiry() or 0.0) <= time.monotonic()
 
-    def _body(self, acquired: str, transitions: int) -> Object:
+    def _build_body(self, acquired: str, transitions: int) -> Object:
         return {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,

@@ -68,7 +68,7 @@ class WorkQueue:
             if timer.when() <= due:
                 return
             timer.cancel()
-        self._timers[key] = loop.call_at(due, self._due, key)
+        self._timers[key] = loop.call_at(due, self._add_due, key)
 
     def retry(self, key: Key, at_least: float = 0.0) -> float:
         """Queue a key that failed, with exponential backoff. Return the seconds until then.
@@ -131,6 +131,6 @@ class WorkQueue:
         queue.append(key)
         self._wakeup.release()
 
-    def _due(self, key: Key) -> None:
+    def _add_due(self, key: Key) -> None:
         self._timers.pop(key, None)
         self.add(key)

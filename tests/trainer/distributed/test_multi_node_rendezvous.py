@@ -26,7 +26,7 @@ here = Rendezvous(int(nodes), int(node), address, int(port))
 def tell(**said): print(json.dumps(said), flush=True)
 with coordinator.Coordinator(here) if here.node_rank == 0 else nullcontext():
     own = coordinator_client.CoordinatorClient(here, lambda text: tell(note=text))
-    tell(begin=own.rendezvous(Path(done).exists))
+    tell(begin=own.join_rendezvous(Path(done).exists))
     result = WorkerResult.model_validate_json(sys.stdin.readline() or "{}")
     while not own.end_reason and result.outcome == "Interrupted":
         time.sleep(0.05)

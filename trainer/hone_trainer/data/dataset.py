@@ -32,7 +32,7 @@ from hone_trainer.inputs.manifest import JobInputs
 from hone_trainer.inputs.named_datasets import NamedDataset, list_datasets
 from hone_trainer.remote.fetch import fetch
 from hone_trainer.remote.locations import locate
-from hone_trainer.runtime.errors import UnclassifiedError, classify_error, disk_full_named, make_hub_error
+from hone_trainer.runtime.errors import UnclassifiedError, classify_error, make_hub_error, translate_disk_full
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _store_rows(
 
     features = _infer_features(first[1])
     try:
-        with disk_full_named(folder):
+        with translate_disk_full(folder):
             return Dataset.from_generator(shape_rows, features=features, cache_dir=str(folder), fingerprint=folder.name)
     except DatasetGenerationError as error:
         failure = classify_error(error)

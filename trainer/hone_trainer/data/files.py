@@ -100,14 +100,14 @@ def _find_files(source: DatasetSource, inputs: JobInputs) -> DataFiles:
             remedy="Remove it, and name the split's own files in path.",
         )
     if source.config_map:
-        path = inputs.config_map_file(source.config_map)
+        path = inputs.find_config_map_file(source.config_map)
         row_files.refuse_unknown_endings("spec.dataset.configMap.key", [path])
         return DataFiles.from_paths([(path, path.name)], [])
     if source.claim is None:
         raise HoneError(
             INVALID_SPEC, "spec.dataset names no dataset", remedy="Set exactly one of name, configMap, claim, uri."
         )
-    path = inputs.claim_path(source.claim, "spec.dataset.claim", DATASET_NOT_FOUND)
+    path = inputs.find_claim_path(source.claim, "spec.dataset.claim", DATASET_NOT_FOUND)
     try:
         found = _find(path, inputs.claims[source.claim.name], str(source.claim.path or ""))
     except OSError as error:

@@ -38,7 +38,7 @@ class CoordinatorClient:
         Thread(target=self._connect_until_settled, name="coordinator client", daemon=True).start()
         Thread(target=self._send_heartbeats, name="beat", daemon=True).start()
 
-    def rendezvous(self, is_done: Callable[[], bool]) -> int | None:
+    def join_rendezvous(self, is_done: Callable[[], bool]) -> int | None:
         """Wait for all nodes and return the port of rank 0; return None when `is_done`, since nothing is left to do."""
         while not self._begun.wait(HEARTBEAT_SECONDS):
             if is_done():

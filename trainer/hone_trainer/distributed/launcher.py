@@ -71,7 +71,7 @@ def launch_workers(
     ranks: list[Rank], options: RunOptions, stop: StopSignal, coordinator: CoordinatorClient | None
 ) -> WorkerResult:
     """Run this node's processes to their end and return the result. Raises Interrupted at the second signal to stop."""
-    with TemporaryDirectory(prefix="hone-") as scratch, stop.deferred():
+    with TemporaryDirectory(prefix="hone-") as scratch, stop.defer_signals():
         workers: list[WorkerProcess] = []
         endings: list[ProcessExit] = []
         try:

@@ -39,7 +39,7 @@ class ProcessGroup:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
-    def any_rank(self, flag: bool) -> bool:
+    def is_set_on_any_rank(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
         return max(self.all_gather(float(flag))) > 0
 

@@ -11,7 +11,7 @@ from hone_api.reasons import HUB_UNREACHABLE, HoneError
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 
-from hone_trainer.runtime.errors import disk_full_named, is_connection_error, make_hub_error
+from hone_trainer.runtime.errors import is_connection_error, make_hub_error, translate_disk_full
 
 RepoType = Literal["model", "dataset"]
 # Files of a model on the hub that loading it may need, and its card, which gives the licence.
@@ -63,7 +63,7 @@ def download_model(name: str, commit: str, revision: str) -> Path:
     HubUnreachable, DiskFull, VolumeAccessDenied.
     """
     try:
-        with disk_full_named(Path(constants.HF_HUB_CACHE)):
+        with translate_disk_full(Path(constants.HF_HUB_CACHE)):
             _remove_abandoned_files(name)
             folder = _download_first_format(name, commit)
             _record_commit(name, revision, commit)

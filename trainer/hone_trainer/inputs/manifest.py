@@ -34,7 +34,7 @@ class JobInputs:
     inline_secrets: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
     scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
 
-    def claim_path(self, claim: ClaimPath, where: str, missing: Reason) -> Path:
+    def find_claim_path(self, claim: ClaimPath, where: str, missing: Reason) -> Path:
         """Return the path of a claim's file, folder or glob. Raises InvalidSpec, or `missing` when its folder is
         missing.
         """
@@ -49,13 +49,13 @@ class JobInputs:
             raise HoneError(missing, f"{where}.name is {claim.name}, and its folder {root} does not exist")
         return root / (claim.path or "")
 
-    def secret_values(self, name: str) -> dict[str, str] | None:
+    def read_secret_values(self, name: str) -> dict[str, str] | None:
         """Return the keys of a Secret with their values; None where it is not given, as outside a cluster."""
         if name not in self.secrets:
             return self.inline_secrets.get(name)
         return read_secret(self.secrets[name])
 
-    def config_map_file(
+    def find_config_map_file(
         self,
         reference: ConfigMapKey | CaConfigMapKey,
         where: str = "spec.dataset.configMap",

@@ -67,7 +67,7 @@ def locate_base_model(
         reference = BaseModelReference(uri=source.uri, revision=downloaded.revision)
         return BaseModel(str(folder), None, reference, _digest(folder))
     if source.claim:
-        folder = inputs.claim_path(source.claim, "spec.model.claim", MODEL_NOT_FOUND).absolute()
+        folder = inputs.find_claim_path(source.claim, "spec.model.claim", MODEL_NOT_FOUND).absolute()
         weight_files.refuse_adapter(str(folder), f"spec.model.claim.path is {source.claim.path or ''!r}", None)
         if not (folder / "config.json").is_file():
             found = f"spec.model.claim.path is {source.claim.path or ''!r}, and {folder} has no config.json"
@@ -87,9 +87,9 @@ def load_tokenizer(base: BaseModel, source: BaseModelSource) -> PreTrainedTokeni
     Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
     """
     try:
-        return AutoTokenizer.from_pretrained(base.location, **_common(base, source))
+        return AutoTokenizer.from_pretrained(base.location, **_make_load_options(base, source))
     except LOAD_ERRORS as error:
-        raise _refused(error, base, source) from error
+        raise _make_refusal(error, base, source) from error
 
 
 def load_model(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = None) -> PreTrainedModel:
@@ -98,16 +98,16 @@ def load_model(base: BaseModel, spec: FineTuneJobSpec, attention: str | None = N
     Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable.
     """
     source = spec.model
-    common = _common(base, source)
+    common = _make_load_options(base, source)
     dtype: Any = source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)
     try:
         if spec.method == "qlora":
             common["quantization_config"] = quantization.make_nf4_config()
         if attention:
             common["attn_implementation"] = attention
-        network = weight_files.load_causal_lm(base.location, _where(base, source), dtype=dtype, **common)
+        network = weight_files.load_causal_lm(base.location, _describe_place(base, source), dtype=dtype, **common)
     except LOAD_ERRORS as error:
-        raise _refused(error, base, source) from error
+        raise _make_refusal(error, base, source) from error
     _name_experts(network.config)
     quantization.keep_unpacked(network)
     return quantization.prepare_for_training(network) if spec.method == "qlora" else network
@@ -124,23 +124,23 @@ def check_weights(base: BaseModel, source: BaseModelSource, outline: PreTrainedM
     if here is None:
         return []
     try:
-        return weight_files.check_weight_files(outline, here, _where(base, source))
+        return weight_files.check_weight_files(outline, here, _describe_place(base, source))
     except LOAD_ERRORS as error:
-        raise _refused(error, base, source) from error
+        raise _make_refusal(error, base, source) from error
 
 
 def load_config(base: BaseModel, source: BaseModelSource) -> PreTrainedConfig:
     """Load the model's config.json. Raises HoneError ModelInvalid, InvalidSpec, HubUnauthorized, HubUnreachable."""
     try:
-        return AutoConfig.from_pretrained(base.location, **_common(base, source))  # type: ignore[no-any-return]
+        return AutoConfig.from_pretrained(base.location, **_make_load_options(base, source))  # type: ignore[no-any-return]
     except LOAD_ERRORS as error:
-        raise _refused(error, base, source) from error
+        raise _make_refusal(error, base, source) from error
 
 
 def load_stop_tokens(base: BaseModel, source: BaseModelSource) -> set[int]:
     """Return the tokens that end the base model's generation, from its generation config or its config."""
     try:
-        found: Any = GenerationConfig.from_pretrained(base.location, **_common(base, source))
+        found: Any = GenerationConfig.from_pretrained(base.location, **_make_load_options(base, source))
     except LOAD_ERRORS:  # most models have no such file
         found = load_config(base, source).get_text_config()
     tokens = getattr(found, "eos_token_id", None)
@@ -153,9 +153,11 @@ def load_unquantized(base: BaseModel, source: BaseModelSource) -> PreTrainedMode
     Raises HoneError ModelInvalid, HubUnauthorized, HubUnreachable.
     """
     try:
-        return weight_files.load_causal_lm(base.location, _where(base, source), dtype="auto", **_common(base, source))
+        return weight_files.load_causal_lm(
+            base.location, _describe_place(base, source), dtype="auto", **_make_load_options(base, source)
+        )
     except LOAD_ERRORS as error:
-        raise _refused(error, base, source) from error
+        raise _make_refusal(error, base, source) from error
 
 
 def read_context_length(base: BaseModel, source: BaseModelSource) -> int | None:
@@ -192,7 +194,7 @@ def _name_experts(config: PreTrainedConfig) -> None:
         type(text).attribute_map = {**type(text).attribute_map, "num_experts": other}
 
 
-def _common(base: BaseModel, source: BaseModelSource) -> dict[str, Any]:
+def _make_load_options(base: BaseModel, source: BaseModelSource) -> dict[str, Any]:
     return {"revision": base.commit or "main", "trust_remote_code": source.trust_remote_code}
 
 
@@ -203,7 +205,7 @@ def _digest(folder: Path) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> HoneError:
+def _make_refusal(error: Exception, base: BaseModel, source: BaseModelSource) -> HoneError:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text and not source.trust_remote_code:
         return HoneError(
@@ -217,11 +219,11 @@ def _refused(error: Exception, base: BaseModel, source: BaseModelSource) -> Hone
     if pointers := [] if base.commit else find_pointers(Path(base.location)):
         what = f"which can't be loaded: {', '.join(pointers)} there is a pointer of Git LFS and not the file itself"
         remedy = "Run `git lfs pull` where it was cloned, and copy the files again."
-        return HoneError(MODEL_INVALID, f"{_where(base, source)}, {what}", remedy=remedy)
-    return HoneError(MODEL_INVALID, f"{_where(base, source)}, which can't be loaded: {text}")
+        return HoneError(MODEL_INVALID, f"{_describe_place(base, source)}, {what}", remedy=remedy)
+    return HoneError(MODEL_INVALID, f"{_describe_place(base, source)}, which can't be loaded: {text}")
 
 
-def _where(base: BaseModel, source: BaseModelSource) -> str:
+def _describe_place(base: BaseModel, source: BaseModelSource) -> str:
     if source.uri:
         return f"spec.model.uri is {source.uri}"
     return f"spec.model.name is {source.name}" if source.name else f"spec.model.claim.path is {base.location}"

@@ -142,7 +142,9 @@ def _read_header(path: Path, what: str) -> dict[str, torch.Tensor]:
     try:
         return load_state_dict(str(path), map_location="meta")
     except (*LOAD_ERRORS, RuntimeError) as error:
-        raise HoneError(MODEL_INVALID, f"{what}, whose {path.name} can't be read: {_line(error)}") from error
+        raise HoneError(
+            MODEL_INVALID, f"{what}, whose {path.name} can't be read: {_format_error_line(error)}"
+        ) from error
 
 
 def _check_loaded(found: dict[str, Any], what: str) -> None:
@@ -182,15 +184,15 @@ def _check_quantization(config: PreTrainedConfig, what: str, *, has_device: bool
             return
         raise HoneError(
             MODEL_INVALID,
-            f"{what}, which is quantized ({how}), and a package for that is missing: {_line(error)}",
+            f"{what}, which is quantized ({how}), and a package for that is missing: {_format_error_line(error)}",
             remedy=f"{UNQUANTIZED}, or add the package to the image of the trainer.",
         ) from error
     except Exception as error:
         if not has_device or not isinstance(error, RuntimeError | NotImplementedError):
             return  # the reason may be a missing GPU; loading shows other faults
-        message = f"{what}, which is quantized ({how}) and can't be loaded on this machine: {_line(error)}"
+        message = f"{what}, which is quantized ({how}) and can't be loaded on this machine: {_format_error_line(error)}"
         raise HoneError(MODEL_INVALID, message, remedy=f"{UNQUANTIZED}.") from error
 
 
-def _line(error: Exception) -> str:
+def _format_error_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

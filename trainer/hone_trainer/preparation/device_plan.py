@@ -83,16 +83,18 @@ class DevicePlanner:
         if self.spec.training.profile == "none":
             return []
         longest = self.max_length or self.rows.lengths.max
-        return auto_profile.choose_profile(self.spec.training, self.device, self.rows, longest, self._peak, self.traits)
+        return auto_profile.choose_profile(
+            self.spec.training, self.device, self.rows, longest, self._estimate_peak, self.traits
+        )
 
     def estimate(self, args: SFTConfig) -> Estimate | None:
         """Return the estimated peak memory of a process with these arguments; None where it is not estimated."""
-        settings = self._settings(args)
+        settings = self._make_settings(args)
         return formulas.estimate_memory(settings) if settings else None
 
     def check_memory(self, args: SFTConfig) -> list[str]:
         """Return a warning when this machine may lack memory. Raises HoneError ModelTooLarge when the GPU lacks it."""
-        settings = self._settings(args)
+        settings = self._make_settings(args)
         if settings is None:
             return [render.describe_unestimated(self._plan.unestimated)]
         if self.device.memory is None:
@@ -117,7 +119,7 @@ class DevicePlanner:
 
     def find_paging_warnings(self, args: SFTConfig) -> list[str]:
         """Return a warning for an optimizer whose states ROCm leaves in the host's memory."""
-        return paging.find_warnings(self.spec, self._settings(args)) if self.device.kind == "gpu" else []
+        return paging.find_warnings(self.spec, self._make_settings(args)) if self.device.kind == "gpu" else []
 
     def find_left_out_layers(self) -> list[str]:
         """Return a warning that names the linear layers which all-linear does not adapt, if there are any."""
@@ -170,7 +172,7 @@ class DevicePlanner:
         pages = settings.pages and self.device.kind == "gpu"
         return replace(settings, sharding=self.sharding, eager=settings.eager and not uses_flash, pages=pages)
 
-    def _peak(self, step: StepShape) -> int | None:
+    def _estimate_peak(self, step: StepShape) -> int | None:
         settings = self._start
         if settings is None:
             return None
@@ -184,7 +186,7 @@ class DevicePlanner:
         )
         return formulas.estimate_memory(settings).total
 
-    def _settings(self, args: SFTConfig) -> MemorySettings | None:
+    def _make_settings(self, args: SFTConfig) -> MemorySettings | None:
         settings = self._start
         if settings is None:
             return None

@@ -55,7 +55,7 @@ class PreparedFile(ForeignModel):
 
     def has_the_rows_of(self, plan: DevicePlan) -> bool:
         """Return whether another plan needs the same rows."""
-        return _rows_by(self.plan) == _rows_by(plan)
+        return _list_row_fields(self.plan) == _list_row_fields(plan)
 
     @property
     def all_warnings(self) -> list[str]:
@@ -152,5 +152,5 @@ def _write_file(folder: Path, file: PreparedFile) -> None:
     write_atomically(folder / FILE, json.dumps(content, indent=2))
 
 
-def _rows_by(plan: DevicePlan) -> dict[str, Any]:
+def _list_row_fields(plan: DevicePlan) -> dict[str, Any]:
     return {choice.field: choice.value for choice in plan.profile if choice.field in DECIDES_THE_DATA}

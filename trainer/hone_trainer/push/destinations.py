@@ -55,8 +55,8 @@ def make_destination(given: PushDestination, index: int, inputs: JobInputs) -> D
             given.address,
             given.endpoint,
             given.region,
-            inputs.secret_values(given.secret.name) if given.secret else None,
-            inputs.config_map_file(bundle, f"{field}.caBundle.configMap", INVALID_SPEC) if bundle else None,
+            inputs.read_secret_values(given.secret.name) if given.secret else None,
+            inputs.find_config_map_file(bundle, f"{field}.caBundle.configMap", INVALID_SPEC) if bundle else None,
             field,
         )
         return _push_to(location, artifact)
@@ -96,7 +96,7 @@ def _push_to(location: Location, artifact: LocalArtifact) -> str | None:
 def _read_token(hub: HubRepository, field: str, inputs: JobInputs) -> str | None:
     """Return the token of the destination's own Secret; None where the environment's is meant."""
     secret = hub.token_secret
-    if secret is None or (values := inputs.secret_values(secret.name)) is None:
+    if secret is None or (values := inputs.read_secret_values(secret.name)) is None:
         return None
     token = values.get(secret.key, "").strip()
     if not _SENDABLE.fullmatch(token):  # the HTTP client would quote it in its error

@@ -87,7 +87,7 @@ class S3Push(Transfers):
         if before is None:  # what an interrupted push has left has the content of this artifact
             self._refuse_other_content(plan, held)
         self._meter = Meter(sum(file.size for file in artifact.files), 0, self.note, verb="uploaded")
-        self._meter.keep(sum(file.size for file in artifact.files) - plan.upload_bytes)
+        self._meter.count_present(sum(file.size for file in artifact.files) - plan.upload_bytes)
         for name in plan.remove:
             self.note(f"removing {name} of the artifact that is replaced")
             self.retry(partial(self.store.remove, name))
@@ -229,7 +229,7 @@ class S3Push(Transfers):
                 if is_complete and part.etag == self._digest_parts(file)[number - 1].hex():
                     done[number] = part
             if done:
-                self._meter.keep(sum(part.size for part in done.values()))
+                self._meter.count_present(sum(part.size for part in done.values()))
                 uploads.append(_Upload(file, upload_id, count, done))
                 return
         uploads.append(_Upload(file, self.retry(partial(self.store.begin_upload, file.name)), count))

@@ -59,17 +59,17 @@ class S3Destination(S3Store):
 
     def put(self, name: str, content: bytes, md5: bytes) -> None:
         """Write an object. Raises HoneError, TransientError, ChangedError."""
-        with self._named():
+        with self._translate_failures():
             self._client._execute("PUT", self._bucket, self._prefix + name, content, _make_headers(md5))
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
-        with self._named():
+        with self._translate_failures():
             self._client.remove_object(self._bucket, self._prefix + name)
 
     def list_uploads(self) -> dict[str, list[str]]:
         """Return the ids of uploads that were begun and not completed, the newest first, by name."""
-        with self._named():
+        with self._translate_failures():
             found = self._client._list_multipart_uploads(self._bucket, prefix=self._prefix).uploads
         uploads: dict[str, list[str]] = {}
         for each in sorted(found, key=lambda each: str(each.initiated_time), reverse=True):
@@ -82,7 +82,7 @@ class S3Destination(S3Store):
         marker = "0"
         while True:
             query: Query = {"uploadId": upload, "part-number-marker": marker}
-            with self._named():
+            with self._translate_failures():
                 answer = self._client._execute("GET", self._bucket, self._prefix + name, query_params=query)
                 tree = ElementTree.fromstring(answer.data)
                 for part in tree.iterfind("{*}Part"):
@@ -95,25 +95,25 @@ class S3Destination(S3Store):
 
     def begin_upload(self, name: str) -> str:
         """Begin an upload in parts, and return its id."""
-        with self._named():
+        with self._translate_failures():
             return self._client._create_multipart_upload(self._bucket, self._prefix + name, {})
 
     def put_part(self, name: str, upload: str, number: int, content: bytes, md5: bytes) -> None:
         """Send a part of an upload."""
         query: Query = {"partNumber": str(number), "uploadId": upload}
-        with self._named():
+        with self._translate_failures():
             self._client._execute("PUT", self._bucket, self._prefix + name, content, _make_headers(md5), query)
 
     def complete_upload(self, name: str, upload: str, parts: list[UploadedPart]) -> None:
         """Make an object of the parts of an upload, which are numbered from 1."""
         numbered = [Part(number, part.etag) for number, part in enumerate(parts, 1)]
-        with self._named():
+        with self._translate_failures():
             self._client._complete_multipart_upload(self._bucket, self._prefix + name, upload, numbered)
 
     def abort_upload(self, name: str, upload: str) -> None:
         """Drop the parts of an upload. Where that is refused, they stay."""
         try:
-            with self._named():
+            with self._translate_failures():
                 self._client._abort_multipart_upload(self._bucket, self._prefix + name, upload)
         except (HoneError, TransientError, ChangedError):
             return

@@ -38,7 +38,7 @@ def make_pool(location: Location, kind: type[Pool]) -> Pool:
 
 
 @contextmanager
-def named_failures(location: Location) -> Iterator[None]:
+def translate_failures(location: Location) -> Iterator[None]:
     """Within the context, turn failures of connections into TransientError or HoneError StoreUnreachable."""
     certificates = location.name_field("caBundle")
     try:
@@ -93,7 +93,7 @@ def read_wait(headers: "urllib3.HTTPHeaderDict") -> float:
     return min(float(text), LONGEST_WAIT_SECONDS) if text.isascii() and text.isdigit() else 0.0
 
 
-def refused(location: Location, answer: str, *, is_signed: bool, remedy: str | None = None) -> HoneError:
+def make_refusal(location: Location, answer: str, *, is_signed: bool, remedy: str | None = None) -> HoneError:
     """Return the failure that a refused access means. `is_signed`: whether the request had credentials."""
     source = "environment" if location.secret is None else "Secret"
     with_what = f"with the credentials of the {source}" if is_signed else "without credentials"

@@ -27,7 +27,7 @@ from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, RemoteObject, Store, compute_revision, refuse_unusable_names
 from hone_trainer.remote.oci_store import UNPACKED, OciStore, unpack_archives
 from hone_trainer.remote.s3 import S3Store
-from hone_trainer.runtime.errors import disk_full_named
+from hone_trainer.runtime.errors import translate_disk_full
 
 # How often a download starts again because an object has changed meanwhile.
 CHANGED_ATTEMPTS = 3
@@ -124,7 +124,7 @@ def _bring(downloader: Downloader, objects: list[RemoteObject], cache: Path) -> 
     revision = compute_revision(location, objects)
     folder = cache / make_remote_folder(revision)
     partial = folder.with_name(f".{_source(location)}-{revision}.part")
-    with disk_full_named(folder):
+    with translate_disk_full(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_name(f".{revision}.lock")):
             _remove_others(partial)

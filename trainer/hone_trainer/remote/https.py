@@ -12,11 +12,11 @@ from hone_api.reasons import INVALID_SPEC, STORE_UNAUTHORIZED, HoneError
 from hone_trainer.remote.connections import (
     is_transient,
     make_pool,
-    named_failures,
+    make_refusal,
     read_total,
     read_validator,
     read_wait,
-    refused,
+    translate_failures,
     yield_range,
 )
 from hone_trainer.remote.credentials import make_authorization
@@ -62,10 +62,10 @@ class HttpsStore:
             found = self._probe(self._location.uri)
             return [found] if found else []
         weights: Sequence[str] = WEIGHTS
-        config = self._probe(self._url_of(CONFIG))
+        config = self._probe(self._build_url(CONFIG))
         if not config:
             weights = ADAPTER_WEIGHTS
-            config = self._probe(self._url_of(ADAPTER_CONFIG))
+            config = self._probe(self._build_url(ADAPTER_CONFIG))
         if not config:
             return []
         refusals: list[HoneError] = []
@@ -76,7 +76,7 @@ class HttpsStore:
             found = self._probe_optional(name, refusals)
             if found:
                 if name.endswith(".index.json"):
-                    shards = [self._probe(self._url_of(shard), shard) for shard in self._read_index(found)]
+                    shards = [self._probe(self._build_url(shard), shard) for shard in self._read_index(found)]
                     listed += [shard for shard in shards if shard]
                 return [*listed, found]
         if refusals:
@@ -106,10 +106,10 @@ class HttpsStore:
 
     def _yield_named(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield blocks. Failures to read them get their name; those of the consumer are not touched."""
-        with named_failures(self._location):
+        with translate_failures(self._location):
             yield from blocks
 
-    def _url_of(self, name: str) -> str:
+    def _build_url(self, name: str) -> str:
         return f"{self._location.uri.rstrip('/')}/{name}"
 
     def _probe_optional(self, name: str, refusals: list[HoneError]) -> RemoteObject | None:
@@ -118,7 +118,7 @@ class HttpsStore:
         Buckets behind HTTPS answer a request for a missing file with 403: a refusal is noted, and is no failure.
         """
         try:
-            return self._probe(self._url_of(name))
+            return self._probe(self._build_url(name))
         except HoneError as error:
             if error.reason is not STORE_UNAUTHORIZED:
                 raise
@@ -156,12 +156,12 @@ class HttpsStore:
     @contextmanager
     def _request(self, url: str, headers: dict[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
         """Request a URL, following redirects; credentials only go to the host of the URI."""
-        with named_failures(self._location):
+        with translate_failures(self._location):
             response = self._follow(url, headers)
         try:
             if response.status in (401, 403):
                 is_signed = "Authorization" in self._headers
-                raise refused(self._location, f"status {response.status}", is_signed=is_signed)
+                raise make_refusal(self._location, f"status {response.status}", is_signed=is_signed)
             if is_transient(response.status):
                 raise TransientError(f"status {response.status}", read_wait(response.headers))
             if response.status not in (200, 206, 404, 410, 412, 416):

@@ -84,7 +84,7 @@ def locate(kind: Kind, source: RemoteSource, inputs: JobInputs, spec_field: str 
         str(source.uri),
         source.endpoint,
         source.region,
-        inputs.secret_values(source.secret.name) if source.secret else None,
-        inputs.config_map_file(bundle, f"spec.{kind}.caBundle.configMap", INVALID_SPEC) if bundle else None,
+        inputs.read_secret_values(source.secret.name) if source.secret else None,
+        inputs.find_config_map_file(bundle, f"spec.{kind}.caBundle.configMap", INVALID_SPEC) if bundle else None,
         spec_field,
     )

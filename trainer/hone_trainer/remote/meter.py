@@ -26,7 +26,7 @@ class Meter:
         self._lock = threading.Lock()
         self._began = self._noted = clock()
 
-    def keep(self, count: int) -> None:
+    def count_present(self, count: int) -> None:
         """Count bytes that were there before, which are no part of the rate."""
         with self._lock:
             self._present += count
@@ -39,11 +39,11 @@ class Meter:
             is_due = now - self._noted >= INTERVAL_SECONDS
             if is_due:
                 self._noted = now
-                line = self._line(now)
+                line = self._format_line(now)
         if is_due:
             self._note(line)
 
-    def _line(self, now: float) -> str:
+    def _format_line(self, now: float) -> str:
         done = self._present + self._new
         rate = max(self._new, 0) / max(now - self._began, 1e-3)
         left = f", {round((self._total - done) / rate)} s left" if rate else ""

@@ -81,7 +81,7 @@ class ArtifactPusher(Transfers):
     def _send(self, registry: Registry, file: PackedFile, path: Path) -> None:
         digest = f"sha256:{file.sha256}"
         if self.retry(partial(registry.has_blob, digest, file.size)):
-            self._meter.keep(file.size)
+            self._meter.count_present(file.size)
             return
         sent = 0
 

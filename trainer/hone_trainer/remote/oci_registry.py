@@ -24,7 +24,7 @@ from hone_trainer.modelpack.artifact import (
     MANIFEST_TYPE,
     compute_digest,
 )
-from hone_trainer.remote.connections import is_transient, make_pool, named_failures, read_wait, refused
+from hone_trainer.remote.connections import is_transient, make_pool, make_refusal, read_wait, translate_failures
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import TransientError
 from hone_trainer.remote.registry_auth import Authorization
@@ -91,7 +91,7 @@ class Registry:
         with self.request("GET", f"manifests/{self.reference.name}", {"Accept": _ACCEPTED}) as response:
             if response.status == 404:
                 return None
-            with named_failures(self.location):
+            with translate_failures(self.location):
                 content = response.read(LARGEST_MANIFEST_BYTES + 1, decode_content=True)
         if len(content) > LARGEST_MANIFEST_BYTES:
             raise HoneError(self.location.invalid, f"{self.location.where}, whose manifest has more than 32 MiB")
@@ -147,7 +147,7 @@ class Registry:
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """Send a request to a path of the repository, or to the URL of an upload; refusals are raised."""
         url = urljoin(self._base, path) if "://" not in path else path
-        with named_failures(self.location):
+        with translate_failures(self.location):
             response, used = self._send(method, url, headers, body)
             if response.status == 401:
                 challenges = response.headers.getlist("WWW-Authenticate")
@@ -206,7 +206,7 @@ class Registry:
 
     def _refuse(self, response: urllib3.BaseHTTPResponse) -> HoneError:
         answer = _describe_answer(response)
-        return refused(self.location, answer, is_signed=self._authorization.is_signed)
+        return make_refusal(self.location, answer, is_signed=self._authorization.is_signed)
 
 
 def _find_address(host: str) -> str:

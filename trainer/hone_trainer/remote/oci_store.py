@@ -16,7 +16,7 @@ from hone_api.reasons import HoneError
 
 from hone_trainer.modelpack.artifact import Layer, UnreadableArtifactError, parse_manifest
 from hone_trainer.modelpack.unpacking import unpack
-from hone_trainer.remote.connections import named_failures, yield_range
+from hone_trainer.remote.connections import translate_failures, yield_range
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject
 from hone_trainer.remote.oci_registry import Registry
@@ -58,7 +58,7 @@ class OciStore:
 
     def _yield_named(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield blocks. Failures to read them get their name; those of the consumer are not touched."""
-        with named_failures(self._location):
+        with translate_failures(self._location):
             yield from blocks
 
     def _probe_ranges(self, layer: Layer) -> bool:

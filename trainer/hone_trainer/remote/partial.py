@@ -47,12 +47,12 @@ class PartialFile:
     @property
     def missing(self) -> list[tuple[int, int]]:
         """The ranges that are still to be downloaded."""
-        return [self._piece(number) for number in range(self._count) if number not in self._done]
+        return [self._get_range(number) for number in range(self._count) if number not in self._done]
 
     @property
     def kept_bytes(self) -> int:
         """The bytes that need no download."""
-        return sum(end - start for start, end in map(self._piece, self._done))
+        return sum(end - start for start, end in map(self._get_range, self._done))
 
     def open(self) -> int:
         """Open the file to write into it, and return its descriptor."""
@@ -85,7 +85,7 @@ class PartialFile:
         os.truncate(self.path, 0)
         self._done = set()
 
-    def _piece(self, number: int) -> tuple[int, int]:
+    def _get_range(self, number: int) -> tuple[int, int]:
         start = number * self._step
         return start, min(start + self._step, self.wanted.size)
 
@@ -101,4 +101,4 @@ class PartialFile:
             return set()
         size = self.path.stat().st_size
         numbers = {int(found) for found in _LINE.findall(self._journal.read_text(errors="replace"))}
-        return {number for number in numbers if number < self._count and self._piece(number)[1] <= size}
+        return {number for number in numbers if number < self._count and self._get_range(number)[1] <= size}

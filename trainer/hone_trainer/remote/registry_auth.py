@@ -19,7 +19,7 @@ from urllib.request import parse_http_list, parse_keqv_list
 import urllib3
 from hone_api.reasons import INVALID_SPEC, STORE_UNAUTHORIZED, HoneError
 
-from hone_trainer.remote.connections import is_transient, named_failures, read_wait, refused
+from hone_trainer.remote.connections import is_transient, make_refusal, read_wait, translate_failures
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import TransientError
 
@@ -134,7 +134,7 @@ class Authorization:
         query = {"service": challenge.get("service", ""), "scope": self._scope}
         separator = "&" if target.query else "?"
         headers = {"Authorization": self._make_basic()} if self.is_signed else {}
-        with named_failures(self._location):
+        with translate_failures(self._location):
             response = self._request(f"{realm}{separator}{urlencode(query)}", headers)
             try:
                 content = response.read(_MOST_TOKEN_BYTES)
@@ -146,7 +146,7 @@ class Authorization:
             )
         if response.status != 200:
             answer = f"{target.hostname} gives no token: status {response.status}"
-            raise refused(self._location, answer, is_signed=self.is_signed)
+            raise make_refusal(self._location, answer, is_signed=self.is_signed)
         return self._read_token(content, str(target.hostname))
 
     def _read_token(self, content: bytes, host: str) -> str:

@@ -17,7 +17,14 @@ from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from minio.helpers import check_bucket_name
 
-from hone_trainer.remote.connections import is_transient, make_pool, named_failures, read_wait, refused, yield_range
+from hone_trainer.remote.connections import (
+    is_transient,
+    make_pool,
+    make_refusal,
+    read_wait,
+    translate_failures,
+    yield_range,
+)
 from hone_trainer.remote.credentials import find_provider
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject, TransientError, decode_sha256
@@ -109,7 +116,7 @@ class S3Store:
         if known := self._checksums.pop(wanted, None):
             return known
         try:
-            with self._named():
+            with self._translate_failures():
                 found = self._client.stat_object(self._bucket, wanted.key, extra_headers=dict(_WITH_CHECKSUMS))
             given = found.metadata or {}
         except HoneError:  # a server or proxy that refuses HEAD, where GET was answered
@@ -122,7 +129,7 @@ class S3Store:
         # Not as a range: that answer has the checksums too, which saves a request for each small object.
         is_all = start == 0 and end == wanted.size
         condition = {"If-Match": wanted.validator} if wanted.validator else {}
-        with self._named():
+        with self._translate_failures():
             response = self._client.get_object(
                 self._bucket,
                 wanted.key,
@@ -139,13 +146,13 @@ class S3Store:
 
     def _yield_named(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield blocks. Failures to read them get their name; those of the consumer are not touched."""
-        with self._named():
+        with self._translate_failures():
             yield from blocks
 
     def _list(self, prefix: str, *, first_only: bool = False) -> list[RemoteObject]:
         """Return the objects below a prefix, or the one that is listed first, without the marks of folders."""
         listed: dict[str, RemoteObject] = {}
-        with self._named():
+        with self._translate_failures():
             self._connections.start_listing()
             for found in self._client.list_objects(self._bucket, prefix, recursive=True):
                 key = str(found.object_name)
@@ -170,9 +177,9 @@ class S3Store:
             raise HoneError(INVALID_SPEC, f"{self._location.where}, and {problem}", remedy=remedy)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _translate_failures(self) -> Iterator[None]:
         try:
-            with named_failures(self._location):
+            with translate_failures(self._location):
                 yield
         except S3Error as error:
             raise self._explain(error) from error
@@ -181,14 +188,16 @@ class S3Store:
             if is_transient(status):
                 raise TransientError(f"status {status}") from error
             if status in (401, 403):
-                raise self._refused(f"status {status}") from error
-            raise self._no_store(f"answers with status {status}, and not as an S3 server does") from error
+                raise self._make_refusal(f"status {status}") from error
+            raise self._make_no_store_error(f"answers with status {status}, and not as an S3 server does") from error
         except MinioException as error:
             raise TransientError(" ".join(str(error).split())) from error
         except _EndlessListError:
-            raise self._no_store("lists the same objects again and again") from None
+            raise self._make_no_store_error("lists the same objects again and again") from None
         except _UNREADABLE as error:
-            raise self._no_store(f"answers, and not as an S3 server does ({type(error).__name__})") from error
+            raise self._make_no_store_error(
+                f"answers, and not as an S3 server does ({type(error).__name__})"
+            ) from error
 
     def _explain(self, error: S3Error) -> Exception:
         code, status = error.code or "", int(error.response.status)
@@ -210,7 +219,7 @@ class S3Store:
                 remedy=f"Set {self._location.name_field('region')} to the bucket's region.",
             )
         if status in (401, 403):
-            return self._refused(f"{code}: {error.message}")
+            return self._make_refusal(f"{code}: {error.message}")
         uri, endpoint, region = map(self._location.name_field, ("uri", "endpoint", "region"))
         remedy = f"Check {uri}, and {endpoint} and {region} if they are set."
         return HoneError(INVALID_SPEC, f"{where}, and {self._server} answers {code}: {error.message}", remedy=remedy)
@@ -219,25 +228,27 @@ class S3Store:
         """Return the failure that a code of refused access means; None for another code."""
         text = f"{code}: {message}"
         if code in _REFUSED_CODES or (code == "AuthorizationHeaderMalformed" and "region" not in message.lower()):
-            return self._refused(text)
+            return self._make_refusal(text)
         if code in _EXPIRED_CODES:
             secret = self._location.name_field("secret")
             remedy = f"Give credentials that are valid now, in {secret}: temporary ones have expired."
-            return self._refused(text, remedy)
+            return self._make_refusal(text, remedy)
         if code == "RequestTimeTooSkewed":
-            return self._refused(text, "Set the clock of the node that the pod runs on: it differs from the server's.")
+            return self._make_refusal(
+                text, "Set the clock of the node that the pod runs on: it differs from the server's."
+            )
         if code.startswith("KMS."):
-            return self._refused(text, "Give credentials that may use the key that encrypts the objects.")
+            return self._make_refusal(text, "Give credentials that may use the key that encrypts the objects.")
         if code == "InvalidObjectState":
             found = f"{self._location.where}, and an object is archived: {text}"
             remedy = "Restore the objects to a storage class that can be read at once."
             return HoneError(self._location.invalid, found, remedy=remedy)
         return None
 
-    def _refused(self, answer: str, remedy: str | None = None) -> HoneError:
-        return refused(self._location, answer, is_signed=self._provider is not None, remedy=remedy)
+    def _make_refusal(self, answer: str, remedy: str | None = None) -> HoneError:
+        return make_refusal(self._location, answer, is_signed=self._provider is not None, remedy=remedy)
 
-    def _no_store(self, answer: str) -> HoneError:
+    def _make_no_store_error(self, answer: str) -> HoneError:
         return HoneError(
             INVALID_SPEC,
             f"{self._location.where}, and {self._server} {answer}",

@@ -72,7 +72,7 @@ def classify_error(error: BaseException) -> HoneError:
 
 
 @contextmanager
-def disk_full_named(path: Path) -> Iterator[None]:
+def translate_disk_full(path: Path) -> Iterator[None]:
     """Within the context, report a full disk with the path to be written and the free space on its volume."""
     try:
         yield

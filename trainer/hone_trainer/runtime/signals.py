@@ -57,7 +57,7 @@ class StopSignal:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
+    def defer_signals(self) -> Iterator[None]:
         """Within the context, let a signal only set `is_requested`; let a second one end the run."""
         self._is_deferred = True
         try:
@@ -66,8 +66,8 @@ class StopSignal:
             self._is_deferred = False
 
     @contextmanager
-    def immediate(self) -> Iterator[None]:
-        """Within `deferred`, let a signal end the run at once after all, since there is nothing to lose."""
+    def allow_immediate_stop(self) -> Iterator[None]:
+        """Within `defer_signals`, let a signal end the run at once after all, since there is nothing to lose."""
         self._is_deferred = False
         if self.is_requested:
             raise Interrupted

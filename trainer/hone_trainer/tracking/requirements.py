@@ -28,7 +28,7 @@ def read_credentials(inputs: JobInputs) -> dict[str, dict[str, str]]:
     """
     found: dict[str, dict[str, str]] = {}
     for name, secret in (inputs.job.spec.tracking.secrets if inputs.job.spec.tracking else {}).items():
-        field, values = f"spec.tracking.{name}.secret.name is {secret}", inputs.secret_values(secret)
+        field, values = f"spec.tracking.{name}.secret.name is {secret}", inputs.read_secret_values(secret)
         if values is None:
             values = dict(os.environ)
             field = f"{field}, and that Secret is not given; the environment"

@@ -38,7 +38,7 @@ class StopCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._group.any_rank(
+        if self._group.is_set_on_any_rank(
             self._stop.is_requested
         ):  # the checkpoint was still being loaded: there is nothing to lose yet
             raise Interrupted
@@ -46,13 +46,13 @@ class StopCallback(TrainerCallback):
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._group.any_rank(self._stop.is_requested):
+        if self._group.is_set_on_any_rank(self._stop.is_requested):
             raise EvaluationInterrupted
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if self._group.any_rank(self._stop.is_requested):
+        if self._group.is_set_on_any_rank(self._stop.is_requested):
             control.should_save = True
             control.should_training_stop = True
         return control

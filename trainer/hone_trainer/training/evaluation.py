@@ -84,7 +84,7 @@ def make_baseline_measurement(
     """
 
     def measure() -> None:
-        with stop.immediate():
+        with stop.allow_immediate_stop():
             loss = None
             if trainer.eval_dataset is not None:
                 with rng_state.preserve_rng_states():

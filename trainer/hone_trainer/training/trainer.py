@@ -30,7 +30,7 @@ from hone_trainer.data.batches import BatchCounts
 from hone_trainer.distributed import fsdp
 from hone_trainer.distributed.process_group import ProcessGroup
 from hone_trainer.models import weight_files
-from hone_trainer.runtime.errors import classify_error, disk_full_named
+from hone_trainer.runtime.errors import classify_error, translate_disk_full
 from hone_trainer.runtime.signals import EvaluationInterrupted
 from hone_trainer.storage import checkpoints
 from hone_trainer.storage.checkpoints import Checkpoint, RunTotals
@@ -89,8 +89,8 @@ class HoneTrainer(SFTTrainer):
             return sampler
         if self._group.world_size > 1:
             batch = sampler.batch_size * self._group.world_size
-            return SeededGroups(batch, sampler.lengths, self._group_batches, self._data_seed, self._current_epoch)
-        self._order = ReplayedGroups(sampler.batch_size, sampler.lengths, self._group_batches, self._current_epoch)
+            return SeededGroups(batch, sampler.lengths, self._group_batches, self._data_seed, self._get_current_epoch)
+        self._order = ReplayedGroups(sampler.batch_size, sampler.lengths, self._group_batches, self._get_current_epoch)
         if self._resume_from:
             self._order.load(self._resume_from)
         return self._order
@@ -106,7 +106,7 @@ class HoneTrainer(SFTTrainer):
     def _data_seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
-    def _current_epoch(self) -> int:
+    def _get_current_epoch(self) -> int:
         return int(self.state.epoch or 0)
 
     def fit(self, checkpoint: Checkpoint | None, measure_before: Callable[[], None] | None = None) -> RunTotals:
@@ -115,7 +115,7 @@ class HoneTrainer(SFTTrainer):
         `measure_before` is called with the model ready and untouched, unless training resumes from a checkpoint.
         """
         if checkpoint and checkpoint.totals.is_finished:
-            return self._only_save(checkpoint)
+            return self._load_finished(checkpoint)
         if checkpoint:
             self._refuse_other_processes(checkpoint.totals)
             self.args.eval_on_start = False  # a resume is not the start
@@ -126,7 +126,7 @@ class HoneTrainer(SFTTrainer):
             self.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
         except Exception as error:
             if classify_error(error).reason is OUT_OF_MEMORY:
-                raise self._out_of_memory(classify_error(error).message) from error
+                raise self._make_out_of_memory_error(classify_error(error).message) from error
             raise
         finally:
             self._end_removal()
@@ -156,7 +156,7 @@ class HoneTrainer(SFTTrainer):
             losses_since_log=losses,
             last_logged_step=self._globalstep_last_logged,
             averages_since_log=dict(self._metrics["train"]),
-            eval_metrics=self._last_evaluation(),
+            eval_metrics=self._find_last_evaluation(),
             evaluation_due=self._evaluation_due,
         )
 
@@ -177,7 +177,7 @@ class HoneTrainer(SFTTrainer):
         """Raise HoneError NonFiniteLoss, with the name, when one of the values is NaN or infinite."""
         for name, value in values.items():
             if not isfinite(value):
-                raise self._not_finite(f"{name.replace('_', ' ')} is {value}")
+                raise self._make_not_finite_error(f"{name.replace('_', ' ')} is {value}")
 
     @property
     def samples_a_step(self) -> float:
@@ -199,13 +199,13 @@ class HoneTrainer(SFTTrainer):
         """Tokens trained on, in all starts of this run together."""
         return int(self._total_train_tokens)
 
-    def _last_evaluation(self) -> dict[str, float]:
+    def _find_last_evaluation(self) -> dict[str, float]:
         for entry in reversed(self.state.log_history):
             if "eval_loss" in entry and entry["step"]:  # step 0 is the untouched model
                 return {"eval_loss": entry["eval_loss"]}
         return {}
 
-    def _only_save(self, checkpoint: Checkpoint) -> RunTotals:
+    def _load_finished(self, checkpoint: Checkpoint) -> RunTotals:
         """Load the trained weights: training was finished, and a later stage was interrupted."""
         totals = checkpoint.totals
         if self.is_fsdp_enabled:
@@ -219,7 +219,7 @@ class HoneTrainer(SFTTrainer):
         self.is_in_train = True
         self.evaluate()
         self.is_in_train = False
-        return replace(totals, eval_metrics=self._last_evaluation())
+        return replace(totals, eval_metrics=self._find_last_evaluation())
 
     def _shard_model(self) -> None:
         """Shard the model, as `train` does before its first step."""
@@ -233,7 +233,7 @@ class HoneTrainer(SFTTrainer):
         self._check_state(totals)
         written = Path(str(self.args.output_dir)) / f"checkpoint-{totals.step}"
         try:
-            with disk_full_named(written):
+            with translate_disk_full(written):
                 # SFTTrainer's own method adds a model card to the parent folder
                 Trainer._save_checkpoint(self, model, trial)
                 self._group.barrier()
@@ -268,9 +268,9 @@ class HoneTrainer(SFTTrainer):
         # A sum is not finite when a summand is not; this takes a tenth of the time of checking each value.
         finite = torch.stack([part.sum(dtype=torch.float32).isfinite() for part in parts])
         if not finite.all():
-            raise self._not_finite(f"weight {trained[int(finite.int().argmin())][0]} is not finite")
+            raise self._make_not_finite_error(f"weight {trained[int(finite.int().argmin())][0]} is not finite")
 
-    def _not_finite(self, found: str) -> HoneError:
+    def _make_not_finite_error(self, found: str) -> HoneError:
         has_learned = any(isfinite(entry.get("loss", nan)) for entry in self.state.log_history)
         if not has_learned and (spoiled := self._find_spoiled_weight()):
             message = f"The {found} at step {self.state.global_step}: {spoiled} of the base model is NaN or infinite"
@@ -291,7 +291,7 @@ class HoneTrainer(SFTTrainer):
                 return str(name).removeprefix("base_model.model.")
         return None
 
-    def _out_of_memory(self, found: str) -> HoneError:
+    def _make_out_of_memory_error(self, found: str) -> HoneError:
         args: Any = self.args
         batch, length = args.per_device_train_batch_size, args.max_length
         advice = [f"lower spec.training.maxLength, which is {length}"] if length else ["set spec.training.maxLength"]

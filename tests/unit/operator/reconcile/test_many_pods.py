@@ -53,7 +53,7 @@ class Simulation:
         if timer and timer.when() <= moment:
             self.now = timer.when()
             timer.cancel()
-            queue._due(OWNER)
+            queue._add_due(OWNER)
         if OWNER in queue._dirty:
             assert await queue.get() == OWNER
             self.passes.append(self.now)
