@@ -22,13 +22,13 @@ ROOT = Path(__file__).parents[2]
 LOCAL = ROOT / "tests/cluster/local"
 
 
-def not_run(reason: str) -> NoReturn:
+def report_not_run(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"cluster tests must run under CI: {reason}")
     pytest.skip(f"NOT RUN: {reason}")
 
 
-def lacking() -> str | None:
+def find_missing_requirement() -> str | None:
     """Return why this machine can't run the local cluster; None where it can."""
     if not shutil.which("apt-get"):
         return "the local cluster needs Debian"
@@ -61,8 +61,10 @@ def cluster() -> Iterator[Cluster]:
             )
         yield Cluster({**os.environ, "KUBECONFIG": theirs}, registry)
         return
-    if reason := lacking() or ("HONE_TEST_REGISTRY is set without HONE_TEST_KUBECONFIG" if registry else None):
-        not_run(f"{reason}; or set HONE_TEST_KUBECONFIG and HONE_TEST_REGISTRY")
+    if reason := find_missing_requirement() or (
+        "HONE_TEST_REGISTRY is set without HONE_TEST_KUBECONFIG" if registry else None
+    ):
+        report_not_run(f"{reason}; or set HONE_TEST_KUBECONFIG and HONE_TEST_REGISTRY")
     run(LOCAL / "cluster", "up", timeout=2400)
     exports = run("bash", "-c", 'eval "$("$0" env)" && printf "%s\\n%s" "$KUBECONFIG" "$PATH"', LOCAL / "cluster")
     kubeconfig, path = exports.split("\n")
@@ -79,7 +81,7 @@ def two_nodes(cluster: Cluster) -> Iterator[tuple[str, str]]:
         run(LOCAL / "cluster", "join", timeout=240)
     names = [node["metadata"]["name"] for node in cluster.list("nodes") if not node["spec"].get("unschedulable")]
     if len(names) < 2:
-        not_run("two nodes are needed; the local cluster gets its second by: tests/cluster/local/cluster join")
+        report_not_run("two nodes are needed; the local cluster gets its second by: tests/cluster/local/cluster join")
     yield names[0], names[1]
     if local:
         run(LOCAL / "cluster", "leave")
@@ -90,8 +92,8 @@ def control_plane() -> None:
     """Require the programs that `apiserver.api_server` runs; build them if there are none."""
     if programs() is not None:
         return
-    if reason := lacking():
-        not_run(reason)
+    if reason := find_missing_requirement():
+        report_not_run(reason)
     run(LOCAL / "cluster", "build", timeout=2400)
 
 

@@ -97,7 +97,7 @@ class FaultProxy:
         finally:
             self._choose = lambda _: None
 
-    def since(self, moment: float) -> list[Seen]:
+    def list_requests_since(self, moment: float) -> list[Seen]:
         return [each for each in list(self.seen) if each.at >= moment]
 
     def _cut(self) -> None:

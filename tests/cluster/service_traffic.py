@@ -83,18 +83,18 @@ def begin_to_ask(
     hone.create(client, namespace=namespace)
     hone.wait("pod", f"client-{name}", condition("Ready"), namespace, unless=phase("Failed"))
     end = time.monotonic() + MANY_SECONDS
-    while met(hone, namespace, name) is None:
+    while read_traffic_results(hone, namespace, name) is None:
         assert time.monotonic() < end
         time.sleep(0.5)
 
 
-def met(hone: Cluster, namespace: str, name: str) -> Object | None:
+def read_traffic_results(hone: Cluster, namespace: str, name: str) -> Object | None:
     """Return the results of the service's client so far; None without any."""
     lines = hone.kubectl("logs", f"client-{name}", "--tail=1", namespace=namespace)
     return json.loads(lines) if lines else None
 
 
-def noticed(hone: Cluster, namespace: str, name: str) -> int:
+def count_distinct_answers(hone: Cluster, namespace: str, name: str) -> int:
     """Return how many different answers the client has received, and check that none was an error or cut.
 
     Before that, wait until all present requests and many more have been answered.
@@ -102,7 +102,7 @@ def noticed(hone: Cluster, namespace: str, name: str) -> int:
     end = time.monotonic() + MANY_SECONDS
     enough = None
     while True:
-        so_far = met(hone, namespace, name)
+        so_far = read_traffic_results(hone, namespace, name)
         assert so_far is not None
         assert so_far["errors"] == []
         enough = so_far["begun"] + MANY if enough is None else enough
@@ -112,7 +112,7 @@ def noticed(hone: Cluster, namespace: str, name: str) -> int:
         time.sleep(1)
 
 
-def settled(hone: Cluster, namespace: str, name: str, replicas: int) -> None:
+def wait_until_settled(hone: Cluster, namespace: str, name: str, replicas: int) -> None:
     """Wait until the given number of engines of the present spec is ready, and the earlier ones are gone."""
 
     def complete(found: Object) -> bool:
@@ -125,13 +125,13 @@ def settled(hone: Cluster, namespace: str, name: str, replicas: int) -> None:
         return (
             of_now
             and [c["reason"] for c in progress] == ["Complete"]
-            and len(engines(hone, namespace, name)) == replicas
+            and len(list_engines(hone, namespace, name)) == replicas
         )
 
     hone.wait("inferenceservice", name, complete, namespace, timeout=SERVE_SECONDS)
 
 
-def engines(hone: Cluster, namespace: str, name: str) -> list[str]:
+def list_engines(hone: Cluster, namespace: str, name: str) -> list[str]:
     return [found["metadata"]["name"] for found in pods(hone, namespace, name)]
 
 

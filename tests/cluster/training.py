@@ -54,7 +54,7 @@ def message(found: Object, type_: str) -> str:
     return next(str(each["message"]) for each in found["status"]["conditions"] if each["type"] == type_)
 
 
-def past_step(step: int) -> Any:
+def has_passed_step(step: int) -> Any:
     return lambda found: (found.get("status", {}).get("progress") or {}).get("step", 0) >= step
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def until(holds: Callable[[], object], seconds: float = 120) -> float:
+def wait_until(holds: Callable[[], object], seconds: float = 120) -> float:
     """Wait until it holds, and return the seconds until then. Fails when it does not hold in time."""
     begun = time.monotonic()
     while not holds():

@@ -7,7 +7,7 @@ from observed import BEFORE, terminated
 from observed import pod as pod_in_state
 from remedy_fields import ONE, SMALL_NODE, ZONE, affinity
 from remedy_states import Field, Object, World, node, unless, unplaced
-from remedy_world import admitted, ended, failed_pod, filtered, placed, pulled, taint
+from remedy_world import ended, explain_admission, explain_filtered, explain_placement, explain_pull, failed_pod, taint
 
 SPREAD: Object = {
     "maxSkew": 1,
@@ -33,7 +33,7 @@ FIELDS = [
     *(
         Field(
             f"the scheduler's filter: {words}",
-            unless(cured, filtered(words)),
+            unless(cured, explain_filtered(words)),
             {field: value},
             ONE,
         )
@@ -57,27 +57,33 @@ FIELDS = [
 WORLDS = [
     World(
         "a node that its administrator took out of service",
-        placed,
+        explain_placement,
         [taint("node.kubernetes.io/out-of-service", "nodeshutdown")],
         ("kubectl taint node gpu-1 node.kubernetes.io/out-of-service-",),
         [node()],
     ),
     World(
         "a node that is being prepared",
-        placed,
+        explain_placement,
         [taint("node.cilium.io/agent-not-ready", "true")],
         ("gpu-1", "network or storage driver"),
         [node()],
     ),
     World(
         "a node that is being removed",
-        placed,
+        explain_placement,
         [taint("ToBeDeletedByClusterAutoscaler", "1733000000")],
         ("gpu-1", "being removed"),
         [node()],
     ),
     *(
-        World(f"the scheduler's filter: {words}", lambda words: filtered(words) if words else None, words, (name,), "")
+        World(
+            f"the scheduler's filter: {words}",
+            lambda words: explain_filtered(words) if words else None,
+            words,
+            (name,),
+            "",
+        )
         for words, name in (
             ("2 node(s) exceed max volume count", "add nodes"),
             ("2 node(s) didn't have free ports for the requested pod ports", "add nodes"),
@@ -116,14 +122,14 @@ WORLDS = [
     ),
     World(
         "a busy API server",
-        admitted,
+        explain_admission,
         'pods "x" is forbidden: status unknown for quota: q, resources: requests.amd.com/gpu',
         ("quota: q",),
         "",
     ),
     World(
         "a quota on an injected container",
-        admitted,
+        explain_admission,
         'pods "x" is forbidden: failed quota: q: must specify limits.cpu for: istio-proxy',
         ("istio-proxy", "LimitRange"),
         "",
@@ -131,7 +137,7 @@ WORLDS = [
     *(
         World(
             f"a policy's limit: {words}",
-            admitted,
+            explain_admission,
             f'admission webhook "v.sh" denied the request: container <trainer> memory {words}',
             (f"{verb} spec.resources.memory",),
             "",
@@ -142,7 +148,7 @@ WORLDS = [
         )
     ),
     *(
-        World(f"an image: {words}", pulled, words, (name,), "")
+        World(f"an image: {words}", explain_pull, words, (name,), "")
         for words, name in (
             ("short name mode is enforcing, but image name x/y returns ambiguous list", "docker.io/"),
             ("Source image rejected: A signature was required, but no signature exists", "signed"),

@@ -37,11 +37,11 @@ LONG_AGO = NOW - timedelta(hours=1)
 CONFLICT = f"0/3 nodes are available: 1 Insufficient {GPU}, 2 node(s) had volume node affinity conflict."
 
 
-def placed(nodes: list[Node]) -> HoneError | None:
+def explain_placement(nodes: list[Node]) -> HoneError | None:
     return unplaced(*nodes)({"resources": {"gpus": 1}})
 
 
-def filtered(words: str) -> HoneError:
+def explain_filtered(words: str) -> HoneError:
     """Return the state of a pod that nodes with room are refused for by a rule of the scheduler."""
     message = f"0/2 nodes are available: {words}. preemption: 0/2 nodes are available: 2 No preemption victims found."
     facts = ClusterNodes((node(), node("gpu-2")))
@@ -71,15 +71,15 @@ def starting(change: Object) -> HoneError | None:
     return explain_not_running(pod, "trainer", cluster=None, warning=change.get("warning"), now=NOW)
 
 
-def not_mounted(words: str) -> HoneError | None:
+def explain_not_mounted(words: str) -> HoneError | None:
     return volumes.explain_mount_failure(words) if words else None
 
 
-def admitted(words: str) -> HoneError | None:
+def explain_admission(words: str) -> HoneError | None:
     return explain_refusal(words) if words else None
 
 
-def pulled(words: str) -> HoneError | None:
+def explain_pull(words: str) -> HoneError | None:
     return explain_image_pull("ErrImagePull", words, "registry.example.com/x:1") if words else None
 
 
@@ -108,7 +108,7 @@ def paused(is_paused: bool) -> HoneError | None:
     return rollouts.explain_pause({"metadata": metadata, "spec": spec, "status": {"observedGeneration": 2}})
 
 
-def heard(when: Any) -> HoneError | None:
+def explain_silence(when: Any) -> HoneError | None:
     return silent_engines.explain_silence([pod_in_state("p1", container="engine")], {"uid-p1": when}, NOW)
 
 

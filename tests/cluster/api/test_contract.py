@@ -46,7 +46,7 @@ def fields(path: str, of: dict[str, Any]) -> Iterator[str]:
         yield from fields(f"{path}.0", of["items"])
 
 
-def words(text: str) -> str:
+def normalize_text(text: str) -> str:
     return " ".join(text.split())
 
 
@@ -141,11 +141,11 @@ def test_explain_is_the_manual(hone: Any, path: str) -> None:
     of = make_schema("FineTuneJob")["properties"]["spec"]
     for part in path.split(".")[1:]:
         of = of["properties"][part]
-    explained = words(hone.kubectl("explain", f"finetunejob.spec{path}"))
+    explained = normalize_text(hone.kubectl("explain", f"finetunejob.spec{path}"))
     assert of["properties"]
     for name, field in of["properties"].items():
         assert f" {name} <" in explained
-        assert words(field["description"]) in explained, name
+        assert normalize_text(field["description"]) in explained, name
 
 
 def test_short_names_category_and_columns(hone: Any, namespace: str) -> None:

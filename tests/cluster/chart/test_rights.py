@@ -66,7 +66,7 @@ class Space:
         self.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=yaml.safe_dump_all(gone))
 
 
-def until(holds: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(holds: Callable[[], object], seconds: float = 30) -> None:
     begun = time.monotonic()
     while not holds():
         assert time.monotonic() - begun < seconds, f"not within {seconds} s"
@@ -100,9 +100,9 @@ def everywhere(space: Space) -> Iterator[Space]:
     kinds = "deployments.apps,services,poddisruptionbudgets.policy"
     space.kubectl("create", "role", "serve", "--verb=create", f"--resource={kinds}", "--namespace=team-a")
     space.kubectl("create", "rolebinding", "carols", "--role=serve", f"--user={CAROL}", "--namespace=team-a")
-    until(lambda: space.create(ALICE, "FineTuneJob", "first", "team-a", JOB)[0])
+    wait_until(lambda: space.create(ALICE, "FineTuneJob", "first", "team-a", JOB)[0])
     # A policy takes effect some moments after its creation.
-    until(lambda: not space.create(BOB, "FineTuneJob", f"b{time.monotonic_ns()}", "team-a", JOB)[0])
+    wait_until(lambda: not space.create(BOB, "FineTuneJob", f"b{time.monotonic_ns()}", "team-a", JOB)[0])
     yield space
     space.remove(objects)
 
@@ -156,13 +156,15 @@ def settle(space: Space, log: Path, namespace: str, name: str) -> None:
     """Check that both kinds get their children and a status, and that nothing was refused."""
     assert space.create("admin", "FineTuneJob", name, namespace, JOB)[0]
     assert space.create("admin", "InferenceService", f"{name}-service", namespace, SERVICE)[0]
-    until(lambda: space.kubectl("get", "job", f"{name}-train", "--namespace", namespace)[0])
-    until(
+    wait_until(lambda: space.kubectl("get", "job", f"{name}-train", "--namespace", namespace)[0])
+    wait_until(
         lambda: space.kubectl(
             "get", "deployment,service,poddisruptionbudget", f"{name}-service", "--namespace", namespace
         )[0]
     )
-    until(lambda: "Accepted" in space.kubectl("get", "finetunejob", name, "--output=yaml", "--namespace", namespace)[1])
+    wait_until(
+        lambda: "Accepted" in space.kubectl("get", "finetunejob", name, "--output=yaml", "--namespace", namespace)[1]
+    )
     time.sleep(1)
     for word in ("Traceback", "forbidden", "Forbidden"):
         assert word not in log.read_text(), log.read_text()[-2000:]

@@ -16,7 +16,7 @@ import pytest
 from fakenodes import TOLERATION, fake_nodes
 from kube import SYSTEM, Cluster, Images, claim, condition, pod
 from processes import processes_of, stopped
-from training import because, event_reasons, furnish, job, message, past_step, reasons
+from training import because, event_reasons, furnish, has_passed_step, job, message, reasons
 
 Object = dict[str, Any]
 SPX, DPX, QPX, TPX = (f"amd.com/{mode}_nps1" for mode in ("spx", "dpx", "qpx", "tpx"))
@@ -230,7 +230,7 @@ def trainer_of(hone: Cluster, namespace: str, name: str) -> Object:
 
 def test_an_eviction_is_explained_and_the_job_resumes(hone: Cluster, lab: str) -> None:
     hone.create(job("evicted", steps=100000), namespace=lab)
-    hone.wait("finetunejob", "evicted", past_step(1), lab, timeout=120, unless=condition("Failed"))
+    hone.wait("finetunejob", "evicted", has_passed_step(1), lab, timeout=120, unless=condition("Failed"))
     name = trainer_of(hone, lab, "evicted")["metadata"]["name"]
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
     hone.kubectl(
@@ -273,7 +273,7 @@ def impatient(hone: Cluster, images: Images, lab: str) -> Iterator[str]:
 
 def test_a_silent_trainer_is_reported(hone: Cluster, impatient: str) -> None:
     hone.create(job("silent", steps=100000), namespace=impatient)
-    hone.wait("finetunejob", "silent", past_step(20), impatient, timeout=120, unless=condition("Failed"))
+    hone.wait("finetunejob", "silent", has_passed_step(20), impatient, timeout=120, unless=condition("Failed"))
     with stopped(processes_of(trainer_of(hone, impatient, "silent")["metadata"]["uid"], "hone")):
         waiting(hone, impatient, "silent", "TrainerSilent", "port 8080 has not answered since")
     hone.wait("finetunejob", "silent", because("Running", "TrainerRunning"), impatient)
@@ -285,7 +285,7 @@ def test_a_trainer_that_waits_forever_for_another_is_reported(hone: Cluster, imp
     storage = {"storage": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}}
     resources = {"gpus": 1, "nodes": 2, "sharedMemory": "64Mi"}
     hone.create(job("stalled", steps=100000, output=storage, resources=resources), namespace=impatient)
-    hone.wait("finetunejob", "stalled", past_step(20), impatient, timeout=180, unless=condition("Failed"))
+    hone.wait("finetunejob", "stalled", has_passed_step(20), impatient, timeout=180, unless=condition("Failed"))
     selector = "batch.kubernetes.io/job-completion-index=1,hone.dev/finetunejob=stalled"
     [second] = [
         each["metadata"]["uid"]

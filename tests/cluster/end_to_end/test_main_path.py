@@ -76,7 +76,7 @@ def service(name: str, job_name: str) -> Object:
     }
 
 
-def succeeded(hone: Cluster, namespace: str, name: str) -> Object:
+def wait_until_succeeded(hone: Cluster, namespace: str, name: str) -> Object:
     done = hone.wait(
         "finetunejob", name, condition("Succeeded"), namespace, timeout=TRAIN_SECONDS, unless=condition("Failed")
     )
@@ -100,7 +100,7 @@ def test_helm_waits_until_an_adapter_is_trained_and_served_next_to_its_base(
     run(*helm, env=hone.env, timeout=seconds + 30)
     hone.kubectl("wait", "--for=condition=Ready", "ftj/faq", "hisvc/chat", "--timeout=1s", namespace=lab)
 
-    status = succeeded(hone, lab, "faq")
+    status = wait_until_succeeded(hone, lab, "faq")
     artifact = status["artifact"]
     assert (status["stage"], artifact["kind"], artifact["claim"]) == ("Succeeded", "adapter", "faq")
     assert (status["progress"]["step"], status["progress"]["percent"]) == (16, 100)
@@ -139,7 +139,7 @@ def test_a_full_model_learns_its_rows_and_answers_with_them(hone: Cluster, image
     training = {**job("")["spec"]["training"], "maxSteps": 60}
     hone.create(job("full", method="full", training=training), service("full-chat", "full"), namespace=lab)
 
-    artifact = succeeded(hone, lab, "full")["artifact"]
+    artifact = wait_until_succeeded(hone, lab, "full")["artifact"]
     assert artifact["kind"] == "model"
     url = hone.wait("inferenceservice", "full-chat", condition("Available"), lab, timeout=SERVE_SECONDS)["status"][
         "url"
@@ -152,11 +152,11 @@ def test_a_full_model_learns_its_rows_and_answers_with_them(hone: Cluster, image
 def test_a_killed_trainer_resumes_from_its_checkpoint(hone: Cluster, images: Images, lab: str) -> None:
     training = {**job("")["spec"]["training"], "maxSteps": 300}
     hone.create(job("killed", training=training, checkpoint={"saveSteps": 20}), namespace=lab)
-    hone.wait("finetunejob", "killed", past_step(20), lab, timeout=TRAIN_SECONDS)
+    hone.wait("finetunejob", "killed", has_passed_step(20), lab, timeout=TRAIN_SECONDS)
     [first] = hone.list("pods", lab, "hone.dev/finetunejob=killed")
     hone.kubectl("delete", "pod", first["metadata"]["name"], "--wait=false", namespace=lab)
 
-    status = succeeded(hone, lab, "killed")
+    status = wait_until_succeeded(hone, lab, "killed")
     assert status["progress"]["step"] == 300
     assert hone.list("pods", lab, "hone.dev/finetunejob=killed") != [first]
     show = "import pathlib; print(pathlib.Path('/output/logs/metrics.jsonl').read_text())"
@@ -200,5 +200,5 @@ def test_the_api_server_refuses_two_models(hone: Cluster, lab: str) -> None:
         hone.create(job("both", model={"name": "a/b", "claim": {"name": "models"}}), namespace=lab)
 
 
-def past_step(step: int) -> Any:
+def has_passed_step(step: int) -> Any:
     return lambda found: (found.get("status", {}).get("progress") or {}).get("step", 0) >= step

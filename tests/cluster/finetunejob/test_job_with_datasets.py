@@ -30,7 +30,7 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
         yield namespace
 
 
-def on_several(name: str, *entries: Object, **spec: Any) -> Object:
+def make_job_with_datasets(name: str, *entries: Object, **spec: Any) -> Object:
     made = job(name, **spec)
     del made["spec"]["dataset"]
     made["spec"]["datasets"] = list(entries)
@@ -44,7 +44,7 @@ def test_a_job_trains_on_datasets_from_config_maps_and_a_claim(hone: Cluster, la
         {"claim": {"name": "models", "path": "rows.jsonl"}, "evalFraction": 0.25, "weight": 1},
     ]
     resources = {"gpus": 1, "sharedMemory": "64Mi"}
-    hone.create(on_several("several", *entries, resources=resources), namespace=lab)
+    hone.create(make_job_with_datasets("several", *entries, resources=resources), namespace=lab)
     done = hone.wait(
         "finetunejob", "several", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed")
     )
@@ -62,7 +62,7 @@ def test_a_job_trains_on_datasets_from_config_maps_and_a_claim(hone: Cluster, la
 
 def test_datasets_cannot_change_and_exclude_a_single_one(hone: Cluster, lab: str) -> None:
     words = {"configMap": {"name": "words", "key": "train.jsonl"}}
-    hone.create(on_several("fixed", words, suspend=True), namespace=lab)
+    hone.create(make_job_with_datasets("fixed", words, suspend=True), namespace=lab)
     for spec, refusal in (
         ({"datasets": [words, words]}, "datasets can't change after creation"),
         ({"dataset": words}, "set exactly one of dataset .one dataset. and datasets"),
@@ -77,7 +77,7 @@ def test_a_mistake_in_one_dataset_is_named_in_the_status(hone: Cluster, lab: str
     entries = [
         {"configMap": {"name": name, "key": key}} for name, key in (("words", "train.jsonl"), ("more", "rows.jsonl"))
     ]
-    hone.create(on_several("mistaken", *entries), namespace=lab)
+    hone.create(make_job_with_datasets("mistaken", *entries), namespace=lab)
     failed = hone.wait("finetunejob", "mistaken", condition("Failed"), lab, timeout=TRAIN_SECONDS)
     assert "dataset 2 (more/rows.jsonl)" in message(failed, "Failed")
     assert "spec.datasets[1].columns" in message(failed, "Failed")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from kube import Cluster, Images, condition, pod, run
-from training import Object, because, furnish, job, message, metrics, past_step
+from training import Object, because, furnish, has_passed_step, job, message, metrics
 
 KUEUE = Path(__file__).parents[1] / "kueue"
 NAMESPACE = "kueue-system"
@@ -109,7 +109,7 @@ def test_two_jobs_with_quota_for_one_run_one_after_the_other(kueue: Cluster, lab
 
 def test_a_preempted_job_saves_a_checkpoint_and_resumes_later(kueue: Cluster, lab: str, images: Images) -> None:
     kueue.create(queued_job("patient", steps=STEPS, priority_class="patient"), namespace=lab)
-    kueue.wait("finetunejob", "patient", past_step(20), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    kueue.wait("finetunejob", "patient", has_passed_step(20), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     kueue.create(urgent_job("urgent", images.runtime), namespace=lab)
 
     gave_way = kueue.wait("finetunejob", "patient", QUEUED, lab, timeout=TRAIN_SECONDS, unless=condition("Succeeded"))

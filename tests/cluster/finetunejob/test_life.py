@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hone_operator.snapshots.nodes import CLUSTER_SECONDS
 from kube import Cluster, Images, condition
-from training import because, furnish, job, message, metrics, past_step, reasons, uid
+from training import because, furnish, has_passed_step, job, message, metrics, reasons, uid
 
 Object = dict[str, Any]
 TRAIN_SECONDS = 400
@@ -49,7 +49,7 @@ def patch(hone: Cluster, name: str, namespace: str, **spec: Any) -> None:
     hone.kubectl("patch", "finetunejob", name, "--type=merge", "--patch", words, namespace=namespace)
 
 
-def succeeded(hone: Cluster, name: str, namespace: str) -> Object:
+def wait_until_succeeded(hone: Cluster, name: str, namespace: str) -> Object:
     return hone.wait(
         "finetunejob", name, condition("Succeeded"), namespace, timeout=TRAIN_SECONDS, unless=condition("Failed")
     )
@@ -69,7 +69,7 @@ def test_a_job_with_gpus_is_prepared_without_them_and_only_there_with_the_token(
     hone.create(job("two-stages", resources=ONE_GPU, tokenSecret={"name": "hub"}), namespace=lab)
     hone.wait("finetunejob", "two-stages", because("Prepared", "Preparing"), lab, timeout=TRAIN_SECONDS)
     assert hone.get("job", "two-stages-train", lab) is None
-    found = succeeded(hone, "two-stages", lab)
+    found = wait_until_succeeded(hone, "two-stages", lab)
     preparing = container_of(hone.get("job", "two-stages-prepare", lab))
     training = container_of(hone.get("job", "two-stages-train", lab))
     assert GPU not in preparing["resources"].get("limits", {})
@@ -101,7 +101,7 @@ def test_a_model_too_large_for_all_gpus_is_refused_before_one_is_requested(hone:
 
 def test_a_suspended_job_holds_no_gpu_and_resumes_at_the_same_step(hone: Cluster, lab: str) -> None:
     hone.create(job("pause", steps=600), namespace=lab)
-    hone.wait("finetunejob", "pause", past_step(20), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.wait("finetunejob", "pause", has_passed_step(20), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     patch(hone, "pause", lab, suspend=True)
     suspended = hone.wait("finetunejob", "pause", condition("Suspended"), lab)
     assert suspended["status"]["stage"] == "Suspended"
@@ -110,7 +110,7 @@ def test_a_suspended_job_holds_no_gpu_and_resumes_at_the_same_step(hone: Cluster
     assert hone.get("job", "pause-train", lab) is None
     stopped_at = suspended["status"]["progress"]["step"]
     patch(hone, "pause", lab, suspend=False, resources={"memory": "4Gi"})
-    done = succeeded(hone, "pause", lab)
+    done = wait_until_succeeded(hone, "pause", lab)
     assert container_of(hone.get("job", "pause-train", lab))["resources"]["limits"]["memory"] == "4Gi"
     steps = [line["step"] for line in metrics(hone, lab, "pause") if "loss" in line]
     assert steps == list(range(1, 601))
@@ -121,11 +121,11 @@ def test_a_suspended_job_holds_no_gpu_and_resumes_at_the_same_step(hone: Cluster
 
 def test_a_change_of_a_running_job_continues_from_a_checkpoint(hone: Cluster, lab: str) -> None:
     hone.create(job("change", steps=400), namespace=lab)
-    hone.wait("finetunejob", "change", past_step(15), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.wait("finetunejob", "change", has_passed_step(15), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     before = uid(hone.get("job", "change-train", lab))
     patch(hone, "change", lab, pod={"labels": {"team": "nlp"}})
     hone.wait("job", "change-train", lambda found: uid(found) != before, lab, timeout=120)
-    succeeded(hone, "change", lab)
+    wait_until_succeeded(hone, "change", lab)
     assert [pod["metadata"]["labels"]["team"] for pod in hone.list("pods", lab, "hone.dev/finetunejob=change")] == [
         "nlp"
     ]
@@ -158,13 +158,13 @@ def test_out_of_time_then_removed_and_the_claim_is_kept(hone: Cluster, lab: str)
 def test_two_pods_train_together_and_survive_the_loss_of_one(hone: Cluster, lab: str) -> None:
     storage = {"storage": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}}
     hone.create(job("gang", steps=600, output=storage, resources={**ONE_GPU, "nodes": 2}), namespace=lab)
-    hone.wait("finetunejob", "gang", past_step(12), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.wait("finetunejob", "gang", has_passed_step(12), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     [second] = [
         pod["metadata"]["name"]
         for pod in hone.list("pods", lab, "batch.kubernetes.io/job-completion-index=1,hone.dev/finetunejob=gang")
     ]
     hone.kubectl("delete", "pod", second, "--grace-period=0", "--force", namespace=lab)
-    done = succeeded(hone, "gang", lab)
+    done = wait_until_succeeded(hone, "gang", lab)
     steps = [line["step"] for line in metrics(hone, lab, "gang") if "loss" in line]
     assert steps == list(range(1, 601))
     assert done["status"]["restarts"] >= 1

@@ -53,12 +53,12 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
         hone.kubectl("delete", "inferenceservices", "--all", namespace=namespace)
 
 
-def from_bucket(key: str, reader: str = "reader") -> Object:
+def make_bucket_source(key: str, reader: str = "reader") -> Object:
     return {"uri": f"s3://{BUCKET}/{key}", "endpoint": STORE, "secret": {"name": reader}}
 
 
 def test_a_model_and_rows_of_a_bucket_are_trained_and_served(hone: Cluster, lab: str) -> None:
-    made = job("bucket", model=from_bucket("tiny/"), dataset=from_bucket("rows/train.jsonl"))
+    made = job("bucket", model=make_bucket_source("tiny/"), dataset=make_bucket_source("rows/train.jsonl"))
     hone.create(made, namespace=lab)
     hone.wait("finetunejob", "bucket", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     jobs = {each["metadata"]["name"]: json.dumps(each["spec"]) for each in hone.list("jobs", lab)}
@@ -87,7 +87,7 @@ def test_a_model_and_rows_of_a_bucket_are_trained_and_served(hone: Cluster, lab:
 
 
 def test_wrong_keys_are_explained(hone: Cluster, lab: str) -> None:
-    made = job("refused", dataset=from_bucket("rows/train.jsonl", "nobody"))
+    made = job("refused", dataset=make_bucket_source("rows/train.jsonl", "nobody"))
     hone.create(made, namespace=lab)
     failed = hone.wait("finetunejob", "refused", condition("Failed"), lab, timeout=TRAIN_SECONDS)
     explained = message(failed, "Failed")

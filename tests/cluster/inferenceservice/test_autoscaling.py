@@ -134,9 +134,9 @@ def test_engines_follow_their_load_as_soon_as_the_cluster_serves_it(hone: Cluste
     owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": "chat"}, "spec": spec}
     hone.create(owner, namespace=lab)
     hone.wait("inferenceservice", "chat", condition("Available"), lab, timeout=SERVE_SECONDS)
-    told = hone.wait("inferenceservice", "chat", because("LoadNotServed"), lab)
-    assert "custom metrics API" in words(told)
-    assert "prometheus-adapter" in words(told)
+    told = hone.wait("inferenceservice", "chat", has_scaling_reason("LoadNotServed"), lab)
+    assert "custom metrics API" in read_scaling_message(told)
+    assert "prometheus-adapter" in read_scaling_message(told)
 
     group, version = API.partition(".")[2], API.partition(".")[0]
     registered = {
@@ -150,7 +150,7 @@ def test_engines_follow_their_load_as_soon_as_the_cluster_serves_it(hone: Cluste
     kind = {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": API}}
     hone.create(kind | {"spec": registered})
     hone.wait("apiservice", API, condition("Available"))
-    hone.wait("inferenceservice", "chat", because("ValidMetricFound"), lab, timeout=90)
+    hone.wait("inferenceservice", "chat", has_scaling_reason("ValidMetricFound"), lab, timeout=90)
     assert hone.get("deployment", "chat", lab)["spec"]["replicas"] == 1
 
     hone.create(pod("load", images.operator, "python3", "-c", LOAD, f"http://chat.{lab}.svc/v1"), namespace=lab)
@@ -167,11 +167,11 @@ def test_engines_follow_their_load_as_soon_as_the_cluster_serves_it(hone: Cluste
     hone.wait("deployment", "chat", lambda found: found["spec"]["replicas"] == 1, lab)
 
 
-def because(reason: str) -> Any:
+def has_scaling_reason(reason: str) -> Any:
     return lambda found: [c for c in conditions(found) if (c["type"], c["reason"]) == ("ScalingActive", reason)]
 
 
-def words(found: Object) -> str:
+def read_scaling_message(found: Object) -> str:
     [told] = [c["message"] for c in conditions(found) if c["type"] == "ScalingActive"]
     return str(told)
 

@@ -105,22 +105,22 @@ class Service:
             found.append((engine["metadata"]["uid"], [one["restartCount"] for one in containers]))
         return sorted(found)
 
-    def heard(self, name: str) -> list[tuple[float, int, str]]:
+    def read_answers(self, name: str) -> list[tuple[float, int, str]]:
         """Return the client's answers from this model, as they changed."""
         lines = self.hone.kubectl("logs", "asker", namespace=self.namespace).splitlines()
         said = [json.loads(line) for line in lines]
         return [(at, status, text) for at, asked, status, text in said if asked == name]
 
-    def hears(self, name: str, count: int) -> tuple[float, int, str]:
+    def wait_for_answer(self, name: str, count: int) -> tuple[float, int, str]:
         """Wait for the change of this number, and return it."""
         end = time.monotonic() + CHANGE_SECONDS
-        while len(found := self.heard(name)) < count:
+        while len(found := self.read_answers(name)) < count:
             assert time.monotonic() < end, found
             time.sleep(0.5)
         assert len(found) == count, found
         return found[-1]
 
-    def succeeded(self, name: str) -> tuple[str, float]:
+    def wait_until_succeeded(self, name: str) -> tuple[str, float]:
         """Return the artifact's digest, and when the FineTuneJob was reported as succeeded."""
         wait = self.hone.wait
         done = wait("finetunejob", name, condition("Succeeded"), self.namespace, timeout=TRAIN_SECONDS)
@@ -145,7 +145,7 @@ def chat(hone: Cluster, images: Images) -> Iterator[Service]:
         service = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": "chat"}}
         hone.create({**service, "spec": spec}, namespace=namespace)
         made = Service(hone, namespace, images)
-        digest, _ = made.succeeded("one")
+        digest, _ = made.wait_until_succeeded("one")
         both = lambda found: found.get("status", {}).get("readyReplicas") == 2  # noqa: E731
         hone.wait("inferenceservice", "chat", both, namespace, timeout=START_SECONDS)
         made.loaded(first=digest)
@@ -157,31 +157,31 @@ def chat(hone: Cluster, images: Images) -> Iterator[Service]:
 
 def test_adapters_are_added_changed_and_removed_in_running_engines(chat: Service) -> None:
     pods = chat.pods()
-    one, _ = chat.succeeded("one")
-    two, _ = chat.succeeded("two")
-    assert chat.hears("first", 1)[1] == 200
-    assert chat.hears("second", 1)[1] == 404
+    one, _ = chat.wait_until_succeeded("one")
+    two, _ = chat.wait_until_succeeded("two")
+    assert chat.wait_for_answer("first", 1)[1] == 200
+    assert chat.wait_for_answer("second", 1)[1] == 404
 
     begin = time.time()
     chat.serve(first="one", second="two")
-    at, status, second = chat.hears("second", 2)
+    at, status, second = chat.wait_for_answer("second", 2)
     print(f"\na new adapter answers {at - begin:.1f} s after the InferenceService names it")
     assert status == 200
-    assert second != chat.hears("first", 1)[2]
+    assert second != chat.wait_for_answer("first", 1)[2]
     chat.loaded(first=one, second=two)
 
     chat.hone.create(tuned("three", "pink"), namespace=chat.namespace)
     chat.serve(first="three", second="two")
-    three, succeeded = chat.succeeded("three")
-    at, status, first = chat.hears("first", 2)
+    three, succeeded = chat.wait_until_succeeded("three")
+    at, status, first = chat.wait_for_answer("first", 2)
     print(f"a retrained adapter answers {at - succeeded:.1f} s after its FineTuneJob succeeded (a whole second)")
     assert status == 200
     chat.loaded(first=three, second=two)
 
     chat.serve(first="three")
-    assert chat.hears("second", 3)[1] == 404
+    assert chat.wait_for_answer("second", 3)[1] == 404
     chat.loaded(first=three)
-    assert chat.hears("first", 2)[2] == first
+    assert chat.wait_for_answer("first", 2)[2] == first
     assert chat.pods() == pods
 
 
@@ -210,6 +210,6 @@ def test_an_engine_that_is_killed_comes_back_with_its_adapters(chat: Service) ->
 
     chat.hone.wait("pod", name, restarted, chat.namespace)
     chat.hone.wait("pod", name, condition("Ready"), chat.namespace, timeout=START_SECONDS)
-    digest, _ = chat.succeeded("three")
+    digest, _ = chat.wait_until_succeeded("three")
     chat.loaded(first=digest)
     assert [one for one, _ in chat.pods()] == sorted([killed, other])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kube import Cluster, Images, claim, condition, pod
-from service_traffic import begin_to_ask, change, engines, noticed, pods, settled
+from service_traffic import begin_to_ask, change, count_distinct_answers, list_engines, pods, wait_until_settled
 from training import ONE_THREAD, SERVE_SECONDS, TRAIN_SECONDS, job
 
 Object = dict[str, Any]
@@ -51,9 +51,9 @@ def test_with_one_engine_clients_notice_no_roll_out_and_no_move_off_a_cordoned_n
     hone: Cluster, lab: str, asked: str
 ) -> None:
     change(hone, lab, asked, {"model": {"claim": {"name": "two"}}})
-    settled(hone, lab, asked, 1)
+    wait_until_settled(hone, lab, asked, 1)
 
-    [alone] = engines(hone, lab, asked)
+    [alone] = list_engines(hone, lab, asked)
     with pytest.raises(AssertionError, match="disruption budget"):
         evict(hone, lab, alone)
     node = hone.get("pod", alone, lab)["spec"]["nodeName"]
@@ -63,30 +63,32 @@ def test_with_one_engine_clients_notice_no_roll_out_and_no_move_off_a_cordoned_n
     finally:
         hone.kubectl("uncordon", node)
     hone.wait_gone("pod", alone, lab, timeout=SERVE_SECONDS)
-    settled(hone, lab, asked, 1)
+    wait_until_settled(hone, lab, asked, 1)
 
-    assert noticed(hone, lab, asked) == 2, "each of the two models has answered, always in the same way"
+    assert count_distinct_answers(hone, lab, asked) == 2, "each of the two models has answered, always in the same way"
 
 
 @pytest.mark.parametrize("asked", [(3, None)], indirect=True)
 def test_with_three_engines_clients_notice_no_eviction_and_no_roll_out(hone: Cluster, lab: str, asked: str) -> None:
-    first = engines(hone, lab, asked)[0]
+    first = list_engines(hone, lab, asked)[0]
     evict(hone, lab, first)
     hone.wait_gone("pod", first, lab)
-    settled(hone, lab, asked, 3)
+    wait_until_settled(hone, lab, asked, 3)
     change(hone, lab, asked, {"pod": {"env": [*ONE_THREAD["env"], {"name": "CHANGED", "value": "1"}]}})
-    settled(hone, lab, asked, 3)
+    wait_until_settled(hone, lab, asked, 3)
 
-    assert noticed(hone, lab, asked) == 1
+    assert count_distinct_answers(hone, lab, asked) == 1
 
 
 @pytest.mark.parametrize("asked", [(1, TUNED[0]), (3, TUNED[0])], indirect=True)
 def test_clients_notice_no_new_digest_of_an_adapter(hone: Cluster, lab: str, asked: str) -> None:
-    before = engines(hone, lab, asked)
+    before = list_engines(hone, lab, asked)
     change(hone, lab, asked, {"adapters": [{"name": ADAPTER, "fineTuneJob": {"name": TUNED[1]}}]})
     loaded(hone, lab, asked, TUNED[1], f"{len(before)}/{len(before)}")
-    assert engines(hone, lab, asked) == before
-    assert noticed(hone, lab, asked) == 2, "the old weights and the new ones have answered, always in the same way"
+    assert list_engines(hone, lab, asked) == before
+    assert count_distinct_answers(hone, lab, asked) == 2, (
+        "the old weights and the new ones have answered, always in the same way"
+    )
 
 
 def test_with_one_engine_clients_notice_no_drain_of_its_node(
@@ -118,11 +120,11 @@ def drain(hone: Cluster, namespace: str, name: str, replicas: int, leaving: str)
     command = ["drain", leaving, "--delete-emptydir-data", "--ignore-daemonsets", f"--timeout={SERVE_SECONDS}s"]
     try:
         hone.kubectl(*command, timeout=SERVE_SECONDS + 10)
-        settled(hone, namespace, name, replicas)
+        wait_until_settled(hone, namespace, name, replicas)
     finally:
         hone.kubectl("uncordon", leaving)
     assert leaving not in nodes(hone, namespace, name)
-    assert noticed(hone, namespace, name) == 1
+    assert count_distinct_answers(hone, namespace, name) == 1
     remove(hone, namespace, name)
 
 
@@ -138,7 +140,7 @@ def serve(hone: Cluster, namespace: str, name: str, replicas: int, job_name: str
         spec["adapters"] = [{"name": ADAPTER, "fineTuneJob": {"name": job_name}}]
     owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec}
     hone.create(owner, namespace=namespace)
-    settled(hone, namespace, name, replicas)
+    wait_until_settled(hone, namespace, name, replicas)
 
 
 def remove(hone: Cluster, namespace: str, name: str) -> None:

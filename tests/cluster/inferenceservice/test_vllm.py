@@ -12,7 +12,7 @@ import pytest
 from conftest import LOCAL
 from kube import CONNECT, Cluster, Images, claim, condition, pod, run
 from processes import processes_of
-from service_traffic import begin_to_ask, change, noticed, settled
+from service_traffic import begin_to_ask, change, count_distinct_answers, wait_until_settled
 from training import because, job, uid
 
 Object = dict[str, Any]
@@ -248,7 +248,7 @@ def test_adapters_are_added_changed_and_removed_in_the_running_vllm(chat: Vllm) 
     assert chat.pod()["metadata"]["uid"] == before
     restarts = {status["name"]: status["restartCount"] for status in chat.pod()["status"]["containerStatuses"]}
     assert restarts == {"engine": 0}
-    assert noticed(chat.hone, chat.namespace, "chat") == 2, "the adapters of both jobs"
+    assert count_distinct_answers(chat.hone, chat.namespace, "chat") == 2, "the adapters of both jobs"
 
 
 def test_without_the_key_all_routes_that_the_running_vllm_lists_are_401(chat: Vllm) -> None:
@@ -272,8 +272,8 @@ def test_clients_find_no_admin_routes(chat: Vllm) -> None:
 def test_clients_notice_no_roll_out(chat: Vllm) -> None:
     hone, namespace = chat.hone, chat.namespace
     change(hone, namespace, "chat", {"pod": {"env": [*ENVIRONMENT, {"name": "CHANGED", "value": "1"}]}})
-    settled(hone, namespace, "chat", 1)
-    assert noticed(hone, namespace, "chat") == 2
+    wait_until_settled(hone, namespace, "chat", 1)
+    assert count_distinct_answers(hone, namespace, "chat") == 2
 
 
 def test_a_crashed_vllm_comes_back_with_its_adapters(chat: Vllm) -> None:

@@ -14,7 +14,7 @@ import pytest
 from apiserver import ApiServer, api_server, operator
 from faultproxy import BROKEN_STREAM, EXPIRED, GONE, HTML, Fault, FaultProxy, Request
 from kubernetes.client import BatchV1Api, CoreV1Api, CustomObjectsApi
-from until import until
+from until import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
@@ -79,7 +79,7 @@ def bench(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         with operator(kubeconfig, log=folder / "operator.log") as process:
             found = Bench(server, proxy, process, folder / "operator.log")
             found.create("first")
-            until(lambda: found.settled("first"))
+            wait_until(lambda: found.settled("first"))
             yield found
 
 
@@ -144,10 +144,10 @@ def test_an_answer_that_comes_too_late_makes_no_second_child(bench: Bench) -> No
 
     with bench.proxy.fault(choose, cut=False):
         bench.create("late", "slow")
-        until(lambda: len(late) == len(CHILDREN))
+        wait_until(lambda: len(late) == len(CHILDREN))
         bench.create("beside", "default")  # a request that hangs delays no other object
-        assert until(lambda: bench.settled("beside")) < REQUEST_SECONDS / 2
-        until(lambda: bench.settled("late", "slow"), 2 * REQUEST_SECONDS)
+        assert wait_until(lambda: bench.settled("beside")) < REQUEST_SECONDS / 2
+        wait_until(lambda: bench.settled("late", "slow"), 2 * REQUEST_SECONDS)
     assert time.monotonic() - begun > REQUEST_SECONDS
     bench.check()
 
@@ -157,10 +157,10 @@ def test_nothing_is_lost_while_the_api_server_is_gone(bench: Bench, trainer: dic
     for name in ("goes-on", "ends", "is-deleted"):
         bench.create(name)
     for name in ("goes-on", "ends", "is-deleted"):
-        until(lambda name=name: bench.settled(name))  # type: ignore[misc]
+        wait_until(lambda name=name: bench.settled(name))  # type: ignore[misc]
     run_pod(bench, "goes-on")
     ending = run_pod(bench, "ends")
-    until(lambda: step(bench, "goes-on") == 1 and step(bench, "ends") == 1)
+    wait_until(lambda: step(bench, "goes-on") == 1 and step(bench, "ends") == 1)
 
     begun = time.monotonic()
     with bench.proxy.fault(lambda _: GONE):
@@ -181,14 +181,14 @@ def test_nothing_is_lost_while_the_api_server_is_gone(bench: Bench, trainer: dic
         bench.create("made-meanwhile")
         time.sleep(OUTAGE_SECONDS)
         third = OUTAGE_SECONDS / 3
-        asked = [len([s for s in bench.proxy.since(begun) if s.at < begun + third])]
-        asked.append(len(bench.proxy.since(begun + 2 * third)))
+        asked = [len([s for s in bench.proxy.list_requests_since(begun) if s.at < begun + third])]
+        asked.append(len(bench.proxy.list_requests_since(begun + 2 * third)))
     # The requests become fewer with time, so the duration of the fault does not matter.
     assert asked[1] < asked[0]
     assert sum(asked) < 200
-    until(lambda: bench.settled("made-meanwhile"))
-    until(lambda: step(bench, "goes-on") == 60)
-    until(lambda: bench.get("ends")["status"]["stage"] == "Succeeded")
+    wait_until(lambda: bench.settled("made-meanwhile"))
+    wait_until(lambda: step(bench, "goes-on") == 60)
+    wait_until(lambda: bench.get("ends")["status"]["stage"] == "Succeeded")
     assert bench.get("ends")["status"]["artifact"]["digest"] == artifact["digest"]
     assert bench.children("goes-on") == dict.fromkeys(CHILDREN, 1)
     bench.check()
@@ -207,16 +207,16 @@ def test_watches_that_end_at_once(bench: Bench, name: str, fault: Fault, seconds
     """Meanwhile created and deleted objects are observed, by continued watches or by lists."""
     deleted = f"{name}-deleted"
     bench.create(deleted)
-    until(lambda: bench.settled(deleted))
+    wait_until(lambda: bench.settled(deleted))
     before = bench.batch.read_namespaced_job(f"{deleted}-train", "default").metadata.uid
     begun = time.monotonic()
     with bench.proxy.fault(lambda request: fault if request.is_watch else None):
         bench.batch.delete_namespaced_job(f"{deleted}-train", "default", propagation_policy="Background")
         bench.create(name)
         time.sleep(seconds)
-        asked = [each for each in bench.proxy.since(begun) if not each.request.is_write]
+        asked = [each for each in bench.proxy.list_requests_since(begun) if not each.request.is_write]
     assert len(asked) < most
-    until(lambda: bench.settled(name) and bench.settled(deleted))
+    wait_until(lambda: bench.settled(name) and bench.settled(deleted))
     assert bench.batch.read_namespaced_job(f"{deleted}-train", "default").metadata.uid != before
     bench.check()
 
@@ -227,25 +227,29 @@ def test_a_balancer_that_answers_with_pages_of_its_own(bench: Bench) -> None:
     with bench.proxy.fault(lambda request: None if request.is_write else HTML):
         bench.create("html")
         time.sleep(6)
-        assert len(bench.proxy.since(begun)) < 200
-    until(lambda: bench.settled("html"))
+        assert len(bench.proxy.list_requests_since(begun)) < 200
+    wait_until(lambda: bench.settled("html"))
     bench.check()
 
 
 def test_retry_after_is_respected(bench: Bench) -> None:
     """429 with Retry-After, for everything."""
     bench.create("calm")  # earlier faults are over
-    until(lambda: bench.settled("calm"))
+    wait_until(lambda: bench.settled("calm"))
     seconds, begun = 5, time.monotonic()
     busy = Fault(status=429, headers=(("Retry-After", str(seconds)),))
     with bench.proxy.fault(lambda _: busy, cut=False):
         bench.create("busy")
         time.sleep(seconds - 1)
-        refused = [each for each in bench.proxy.since(begun) if each.status == 429]
+        refused = [each for each in bench.proxy.list_requests_since(begun) if each.status == 429]
         posts = [each for each in refused if "persistentvolumeclaims/busy" in each.request.path]
     assert len(posts) == 1
-    until(lambda: bench.settled("busy"))
-    again = [each for each in bench.proxy.since(begun) if each.request == posts[0].request and each.status == 404]
+    wait_until(lambda: bench.settled("busy"))
+    again = [
+        each
+        for each in bench.proxy.list_requests_since(begun)
+        if each.request == posts[0].request and each.status == 404
+    ]
     assert min(each.at for each in again) >= posts[0].at + seconds
     bench.check()
 
@@ -268,20 +272,20 @@ def test_writes_that_fail_half_of_the_time(bench: Bench, name: str, fault: Fault
     with bench.proxy.fault(choose, cut=False):
         for number in range(4):
             bench.create(f"{name}-{number}")
-        until(lambda: all(bench.settled(f"{name}-{number}") for number in range(4)))
+        wait_until(lambda: all(bench.settled(f"{name}-{number}") for number in range(4)))
     time.sleep(1)
     for number in range(4):
         assert bench.children(f"{name}-{number}") == dict.fromkeys(CHILDREN, 1)
-    assert len(bench.proxy.since(begun)) < 250
+    assert len(bench.proxy.list_requests_since(begun)) < 250
     bench.check()
 
 
 def test_after_the_faults_nothing_is_written(bench: Bench) -> None:
-    until(lambda: all(bench.settled(found["metadata"]["name"]) for found in _all(bench)))
+    wait_until(lambda: all(bench.settled(found["metadata"]["name"]) for found in _all(bench)))
     time.sleep(3)
     begun = time.monotonic()
     time.sleep(5)
-    assert not [each for each in bench.proxy.since(begun) if each.request.is_write]
+    assert not [each for each in bench.proxy.list_requests_since(begun) if each.request.is_write]
     bench.check()
 
 

@@ -13,7 +13,7 @@ import phases
 import pytest
 import yaml
 from apiserver import ApiServer, api_server, operator
-from conftest import not_run
+from conftest import report_not_run
 from kube import chart, run
 
 Object = dict[str, Any]
@@ -44,7 +44,7 @@ class Judge:
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     if not shutil.which("go"):
-        not_run("the libraries of the tools are built with Go, and no `go` is on the PATH")
+        report_not_run("the libraries of the tools are built with Go, and no `go` is on the PATH")
     return Judge(run(HERE / "kstatus/build", timeout=600).strip(), tmp_path_factory.mktemp("judge"))
 
 

@@ -78,7 +78,7 @@ def collection(kind: str) -> str:
     return f"/apis/hone.dev/v1alpha1/namespaces/default/{KINDS[kind]}"
 
 
-def until(holds: Callable[[], object], seconds: float = SECONDS) -> None:
+def wait_until(holds: Callable[[], object], seconds: float = SECONDS) -> None:
     begun = time.monotonic()
     while not holds():
         assert time.monotonic() - begun < seconds, f"not within {seconds} s"
@@ -96,7 +96,7 @@ def raw(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             version["subresources"] = {"status": {}}
             found("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
         for kind in KINDS:
-            until(lambda kind=kind: served(found, kind))  # type: ignore[misc]
+            wait_until(lambda kind=kind: served(found, kind))  # type: ignore[misc]
         yield found
 
 
@@ -124,9 +124,9 @@ def test_malformed_objects_are_named_and_delay_nothing(raw: Raw, log: Path) -> N
         for number in range(MALFORMED):
             raw.create(kind, f"garbage-{number}", fuzz(random_, kind, spec_schema)["spec"])
     raw.create("FineTuneJob", "good", GOOD_SPEC)
-    until(lambda: raw.has_job("good"), 15)
+    wait_until(lambda: raw.has_job("good"), 15)
     for kind in KINDS:
-        until(lambda kind=kind: len(raw.accepted(kind)) >= MALFORMED)  # type: ignore[misc]
+        wait_until(lambda kind=kind: len(raw.accepted(kind)) >= MALFORMED)  # type: ignore[misc]
         reasons = [found["reason"] for found in raw.accepted(kind).values()]
         assert set(reasons) == {"InvalidSpec", "Accepted"}
         assert reasons.count("InvalidSpec") > MALFORMED / 2
@@ -141,15 +141,15 @@ def test_huge_and_endless_objects_delay_nothing(raw: Raw, log: Path) -> None:
     raw.create("FineTuneJob", "huge", {**GOOD_SPEC, "dataset": dataset})
     raw.create("FineTuneJob", "annotated", GOOD_SPEC, {"x": "y" * ANNOTATIONS})
     raw.create("FineTuneJob", "beside", GOOD_SPEC)
-    until(lambda: raw.has_job("beside"), 15)
-    until(lambda: raw.has_job("annotated"))
+    wait_until(lambda: raw.has_job("beside"), 15)
+    wait_until(lambda: raw.has_job("annotated"))
     for name in ("huge", "deep"):
-        until(lambda name=name: raw.accepted("FineTuneJob").get(name, {}).get("reason") == "InvalidSpec")  # type: ignore[misc]
+        wait_until(lambda name=name: raw.accepted("FineTuneJob").get(name, {}).get("reason") == "InvalidSpec")  # type: ignore[misc]
 
 
 def test_an_operator_that_starts_among_them_works(raw: Raw, log: Path) -> None:
     raw.create("FineTuneJob", "later", GOOD_SPEC)
-    until(lambda: raw.has_job("later"), 20)
+    wait_until(lambda: raw.has_job("later"), 20)
 
 
 def test_an_object_that_is_changed_all_the_time_starves_no_other(raw: Raw, log: Path) -> None:
@@ -166,12 +166,12 @@ def test_an_object_that_is_changed_all_the_time_starves_no_other(raw: Raw, log: 
     for thread in threads:
         thread.start()
     try:
-        until(lambda: changes[0] > 50)
+        wait_until(lambda: changes[0] > 50)
         before = changes[0]
         begun = time.monotonic()
         for number in range(20):
             raw.create("FineTuneJob", f"calm-{number}", GOOD_SPEC)
-        until(lambda: all(raw.has_job(f"calm-{number}") for number in range(20)), 20)
+        wait_until(lambda: all(raw.has_job(f"calm-{number}") for number in range(20)), 20)
         assert (changes[0] - before) / (time.monotonic() - begun) > 5
     finally:
         stop.set()

@@ -26,7 +26,7 @@ from kubernetes.client import (
     PolicyV1Api,
     RbacAuthorizationV1Api,
 )
-from until import until
+from until import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
@@ -126,7 +126,7 @@ def test_a_service_of_somebody_else_keeps_its_name(bench: Bench) -> None:
     theirs = {"metadata": {"name": "several-train"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "mine"}}}
     before = bench.core.create_namespaced_service("default", theirs)
     bench.create("FineTuneJob", "several", {**TRAINING, **TWO_NODES})
-    until(lambda: bench.condition("FineTuneJob", "several", "Accepted").get("reason") == "NameConflict")
+    wait_until(lambda: bench.condition("FineTuneJob", "several", "Accepted").get("reason") == "NameConflict")
     after = bench.core.read_namespaced_service("several-train", "default")
     assert after.metadata.resource_version == before.metadata.resource_version
     assert bench.job("several-prepare") is None
@@ -137,12 +137,12 @@ def test_a_claim_of_somebody_else_is_not_written_to(bench: Bench) -> None:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     bench.core.create_namespaced_persistent_volume_claim("default", {"metadata": {"name": "theirs"}, "spec": spec})
     bench.create("FineTuneJob", "theirs", TRAINING)
-    until(lambda: bench.condition("FineTuneJob", "theirs", "Accepted").get("reason") == "NameConflict")
+    wait_until(lambda: bench.condition("FineTuneJob", "theirs", "Accepted").get("reason") == "NameConflict")
     assert "spec.output.claim.name: theirs" in bench.condition("FineTuneJob", "theirs", "Accepted")["message"]
     assert bench.job("theirs-train") is None
     bench.delete("FineTuneJob", "theirs")
     bench.create("FineTuneJob", "theirs", {**TRAINING, "output": {"claim": {"name": "theirs"}}})
-    until(lambda: bench.job("theirs-train"))
+    wait_until(lambda: bench.job("theirs-train"))
 
 
 def test_a_job_continues_once_the_claim_of_somebody_else_is_removed(bench: Bench) -> None:
@@ -150,18 +150,18 @@ def test_a_job_continues_once_the_claim_of_somebody_else_is_removed(bench: Bench
     claim = {"metadata": {"name": "removed"}, "spec": spec}
     bench.core.create_namespaced_persistent_volume_claim("default", claim)
     bench.create("FineTuneJob", "removed", TRAINING)
-    until(lambda: bench.condition("FineTuneJob", "removed", "Accepted").get("reason") == "NameConflict")
+    wait_until(lambda: bench.condition("FineTuneJob", "removed", "Accepted").get("reason") == "NameConflict")
     bench.core.delete_namespaced_persistent_volume_claim("removed", "default")
     unprotected = {"metadata": {"finalizers": None}}  # no controller here removes kubernetes.io/pvc-protection
     bench.core.patch_namespaced_persistent_volume_claim("removed", "default", unprotected)
-    until(lambda: bench.job("removed-train"))
+    wait_until(lambda: bench.job("removed-train"))
     made = bench.core.read_namespaced_persistent_volume_claim("removed", "default")
     assert made.metadata.labels["hone.dev/finetunejob"] == "removed"
 
 
 def orphan_children(bench: Bench, name: str) -> str:
     """Delete a FineTuneJob as with `--cascade=orphan`, without a garbage collector. Return its Job's uid."""
-    until(lambda: bench.job(f"{name}-train") and bench.condition("FineTuneJob", name, "Running"))
+    wait_until(lambda: bench.job(f"{name}-train") and bench.condition("FineTuneJob", name, "Running"))
     uid = str(bench.job(f"{name}-train").metadata.uid)
     bench.delete("FineTuneJob", name)
     nothing = {"metadata": {"ownerReferences": None}}
@@ -179,19 +179,19 @@ def test_children_without_a_controller_are_adopted_when_they_are_of_the_same_spe
         references = child.metadata.owner_references or []
         return next((str(each.uid) for each in references if each.controller), None)
 
-    until(lambda: owner(bench.job("restored-train")) == made["metadata"]["uid"])
+    wait_until(lambda: owner(bench.job("restored-train")) == made["metadata"]["uid"])
     assert bench.job("restored-train").metadata.uid == before
-    until(
+    wait_until(
         lambda: owner(bench.core.read_namespaced_config_map("restored-manifest", "default")) == made["metadata"]["uid"]
     )
-    until(lambda: bench.condition("FineTuneJob", "restored", "Accepted").get("status") == "True")
+    wait_until(lambda: bench.condition("FineTuneJob", "restored", "Accepted").get("status") == "True")
 
 
 def test_a_job_without_a_controller_of_another_spec_is_replaced(bench: Bench) -> None:
     bench.create("FineTuneJob", "changed", TRAINING)
     before = orphan_children(bench, "changed")
     bench.create("FineTuneJob", "changed", {**TRAINING, "dataset": {"name": "example/other"}})
-    until(lambda: (job := bench.job("changed-train")) and job.metadata.uid != before)
+    wait_until(lambda: (job := bench.job("changed-train")) and job.metadata.uid != before)
     manifest = bench.core.read_namespaced_config_map("changed-manifest", "default").data
     assert "example/other" in "".join(manifest.values())
 
@@ -216,14 +216,14 @@ def forbid_budgets(bench: Bench) -> Callable[[], object]:
             return True
         return False
 
-    until(is_refused)
+    wait_until(is_refused)
     return lambda: bench.admission.delete_validating_admission_policy_binding("no-budgets")
 
 
 def test_a_refused_child_is_named_and_the_others_are_made(bench: Bench) -> None:
     allow = forbid_budgets(bench)
     bench.create("InferenceService", "nobudget", SERVING)
-    until(lambda: bench.condition("InferenceService", "nobudget", "Synced").get("status") == "False")
+    wait_until(lambda: bench.condition("InferenceService", "nobudget", "Synced").get("status") == "False")
     found = bench.condition("InferenceService", "nobudget", "Synced")
     assert found["reason"] == "ChildRefused"
     assert "PodDisruptionBudget nobudget" in found["message"]
@@ -231,7 +231,7 @@ def test_a_refused_child_is_named_and_the_others_are_made(bench: Bench) -> None:
     assert bench.apps.read_namespaced_deployment("nobudget", "default")
     assert bench.condition("InferenceService", "nobudget", "Progressing")["reason"] == "RollingOut"
     allow()
-    until(lambda: bench.condition("InferenceService", "nobudget", "Synced").get("status") == "True", 90)
+    wait_until(lambda: bench.condition("InferenceService", "nobudget", "Synced").get("status") == "True", 90)
 
 
 def test_a_webhook_that_is_down_reaches_the_object(bench: Bench) -> None:
@@ -248,20 +248,20 @@ def test_a_webhook_that_is_down_reaches_the_object(bench: Bench) -> None:
     bench.admission.create_validating_webhook_configuration({"metadata": {"name": "down"}, "webhooks": [hook]})
     try:
         bench.create("FineTuneJob", "hooked", TRAINING)
-        until(lambda: bench.condition("FineTuneJob", "hooked", "Running").get("reason") == "ApiFailing")
+        wait_until(lambda: bench.condition("FineTuneJob", "hooked", "Running").get("reason") == "ApiFailing")
         words = bench.condition("FineTuneJob", "hooked", "Synced")["message"]
         assert "Job hooked-train" in words
         assert "down.example.com" in words
         assert "Traceback" not in bench.log.read_text()
     finally:
         bench.admission.delete_validating_webhook_configuration("down")
-    until(lambda: bench.job("hooked-train"))
-    until(lambda: bench.condition("FineTuneJob", "hooked", "Synced").get("status") == "True")
+    wait_until(lambda: bench.job("hooked-train"))
+    wait_until(lambda: bench.condition("FineTuneJob", "hooked", "Synced").get("status") == "True")
 
 
 def test_a_child_that_another_writer_changes_again_and_again_is_repaired_ever_more_rarely(bench: Bench) -> None:
     bench.create("InferenceService", "fought", SERVING)
-    until(lambda: bench.condition("InferenceService", "fought", "Progressing"))
+    wait_until(lambda: bench.condition("InferenceService", "fought", "Progressing"))
     done = Event()
 
     def fight() -> None:
@@ -274,7 +274,7 @@ def test_a_child_that_another_writer_changes_again_and_again_is_repaired_ever_mo
     thread = Thread(target=fight)
     thread.start()
     try:
-        until(lambda: bench.condition("InferenceService", "fought", "Synced").get("reason") == "ChildContested")
+        wait_until(lambda: bench.condition("InferenceService", "fought", "Synced").get("reason") == "ChildContested")
         assert "Deployment fought" in bench.condition("InferenceService", "fought", "Synced")["message"]
         assert "policy-engine" in bench.condition("InferenceService", "fought", "Synced")["message"]
         before = bench.apps.read_namespaced_deployment("fought", "default").metadata.generation
@@ -319,11 +319,11 @@ def test_a_namespace_that_can_not_be_read_stops_no_other(
             found.create("FineTuneJob", "waits", TRAINING, space)
         watched = ["--namespace", "team-a", "--namespace", "team-b", "--listen", f"127.0.0.1:{port}"]
         with operator(server.kubeconfig_of(HONE), *watched, log=found.log):
-            until(lambda: found.condition("FineTuneJob", "waits", "Accepted", "team-a"))
-            until(lambda: readyz()[0] == 200)
+            wait_until(lambda: found.condition("FineTuneJob", "waits", "Accepted", "team-a"))
+            wait_until(lambda: readyz()[0] == 200)
             assert "finetunejobs in namespace team-b" in readyz()[1]
             assert "finetunejobs in namespace team-b can't be listed" in found.log.read_text()
             assert not found.condition("FineTuneJob", "waits", "Accepted", "team-b")
             allow("team-b")
-            until(lambda: found.condition("FineTuneJob", "waits", "Accepted", "team-b"))
-            until(lambda: readyz() == (200, "ok\n"))
+            wait_until(lambda: found.condition("FineTuneJob", "waits", "Accepted", "team-b"))
+            wait_until(lambda: readyz() == (200, "ok\n"))

@@ -16,7 +16,7 @@ import pytest
 from apiserver import ApiServer, api_server, processes
 from faultproxy import BROKEN_STREAM, EXPIRED, Fault, FaultProxy, Request
 from kubernetes.client import CustomObjectsApi
-from until import until
+from until import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
@@ -70,7 +70,7 @@ def watcher(server: ApiServer, tmp_path: Path) -> Iterator[Watcher]:
             found = Watcher(proxy, process, output, CustomObjectsApi(server.client()))
             first = f"first-{uuid.uuid4().hex[:8]}"
             found.create(first)
-            until(lambda: found.has_seen(f"ADDED {first}") or found.has_seen(f"None {first}"))
+            wait_until(lambda: found.has_seen(f"ADDED {first}") or found.has_seen(f"None {first}"))
             yield found
 
 
@@ -90,11 +90,11 @@ def test_an_error_in_a_stream_ends_kopf(watcher: Watcher) -> None:
 
 def test_kopf_does_not_report_what_was_deleted_while_it_did_not_watch(watcher: Watcher) -> None:
     watcher.create("gone")
-    until(lambda: watcher.has_seen("ADDED gone"))
+    wait_until(lambda: watcher.has_seen("ADDED gone"))
     with watcher.proxy.fault(lambda request: in_watches_of_jobs(EXPIRED, request)):
         watcher.objects.delete_namespaced_custom_object(*JOBS, "gone")
         deleted = time.monotonic()
-        until(lambda: any(is_list_of_jobs(seen.request) for seen in watcher.proxy.since(deleted)))
+        wait_until(lambda: any(is_list_of_jobs(seen.request) for seen in watcher.proxy.list_requests_since(deleted)))
     watcher.create("later")
-    until(lambda: watcher.has_seen("ADDED later") or watcher.has_seen("None later"), SECONDS)
+    wait_until(lambda: watcher.has_seen("ADDED later") or watcher.has_seen("None later"), SECONDS)
     assert not watcher.has_seen("DELETED gone")

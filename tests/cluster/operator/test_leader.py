@@ -79,7 +79,7 @@ class Pair:
         ]
 
 
-def until(holds: Callable[[], object], seconds: float = 30) -> float:
+def wait_until(holds: Callable[[], object], seconds: float = 30) -> float:
     """Wait until it holds, and return the seconds until then."""
     begun = time.monotonic()
     while not holds():
@@ -118,9 +118,9 @@ def pair(server: ApiServer) -> Iterator[Pair]:
     found = Pair(server, server.folder / "audit.log")
     with ExitStack() as stack:
         stack.enter_context(started(found, REPLICAS[0]))
-        until(lambda: found.leader() == REPLICAS[0])
+        wait_until(lambda: found.leader() == REPLICAS[0])
         stack.enter_context(started(found, REPLICAS[1]))
-        until(lambda: "waits for Lease" in (server.folder / f"{REPLICAS[1]}.log").read_text())
+        wait_until(lambda: "waits for Lease" in (server.folder / f"{REPLICAS[1]}.log").read_text())
         try:
             yield found
         finally:
@@ -131,19 +131,19 @@ def pair(server: ApiServer) -> Iterator[Pair]:
 
 def test_a_leader_that_is_terminated_hands_over_at_once(pair: Pair) -> None:
     pair.create("handed")
-    until(lambda: "handed" in pair.jobs())
+    wait_until(lambda: "handed" in pair.jobs())
     assert not pair.writes(REPLICAS[1])
     pair.running[REPLICAS[0]].terminate()
-    assert until(lambda: pair.leader() == REPLICAS[1]) < 10
+    assert wait_until(lambda: pair.leader() == REPLICAS[1]) < 10
     pair.create("over")
-    until(lambda: "over" in pair.jobs())
+    wait_until(lambda: "over" in pair.jobs())
 
 
 def test_both_replicas_are_ready_and_one_reports_that_it_leads(pair: Pair) -> None:
     pair.create("counted")
-    until(lambda: "counted" in pair.jobs())
+    wait_until(lambda: "counted" in pair.jobs())
     for name, leads in zip(REPLICAS, ("1.0", "0.0"), strict=True):
-        until(lambda name=name: pair.ask(name, "/readyz")[0] == 200)  # type: ignore[misc]
+        wait_until(lambda name=name: pair.ask(name, "/readyz")[0] == 200)  # type: ignore[misc]
         assert pair.ask(name, "/healthz")[0] == 200
         metrics = pair.ask(name, "/metrics")[1]
         assert f'leader_election_master_status{{name="hone-operator"}} {leads}' in metrics
@@ -154,7 +154,7 @@ def test_both_replicas_are_ready_and_one_reports_that_it_leads(pair: Pair) -> No
 def test_a_leader_that_is_killed_is_replaced(pair: Pair) -> None:
     pair.running[REPLICAS[0]].kill()
     pair.create("left-behind")
-    until(lambda: "left-behind" in pair.jobs(), SECONDS_TO_GO_ON)
+    wait_until(lambda: "left-behind" in pair.jobs(), SECONDS_TO_GO_ON)
     assert pair.leader() == REPLICAS[1]
 
 
@@ -163,13 +163,13 @@ def test_a_leader_that_was_paused_writes_nothing_after_the_other_leads(pair: Pai
     for number in range(30):  # it is paused in the middle of these
         pair.create(f"paused-{number}")
     pair.running[old].send_signal(signal.SIGSTOP)
-    until(lambda: pair.leader() == new, SECONDS_TO_GO_ON)
+    wait_until(lambda: pair.leader() == new, SECONDS_TO_GO_ON)
     lease = CoordinationV1Api(pair.server.client()).read_namespaced_lease(LEASE, "default")
-    until(lambda: {f"paused-{number}" for number in range(30)} <= pair.jobs())
+    wait_until(lambda: {f"paused-{number}" for number in range(30)} <= pair.jobs())
     pair.create("later")
     pair.running[old].send_signal(signal.SIGCONT)
     assert pair.running[old].wait(timeout=10) == 1
-    until(lambda: "later" in pair.jobs())
+    wait_until(lambda: "later" in pair.jobs())
     time.sleep(1)
     late = [uri for moment, uri in pair.writes(old) if moment > lease.spec.acquire_time]
     assert pair.writes(old)

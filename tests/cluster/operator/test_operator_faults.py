@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from kube import SYSTEM, Cluster, Images, claim, condition
-from training import because, event_reasons, furnish, job, message, metrics, past_step, reasons, uid
+from training import because, event_reasons, furnish, has_passed_step, job, message, metrics, reasons, uid
 
 Object = dict[str, Any]
 TRAIN_SECONDS = 400
@@ -88,7 +88,7 @@ def test_an_edited_child_is_restored(
 
 def test_a_deleted_training_job_resumes_from_its_checkpoint(hone: Cluster, lab: str) -> None:
     hone.create(job("again", steps=600), namespace=lab)
-    hone.wait("finetunejob", "again", past_step(30), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.wait("finetunejob", "again", has_passed_step(30), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     before = uid(hone.get("job", "again-train", lab))
     hone.kubectl("delete", "job", "again-train", "--wait=false", namespace=lab)
     hone.wait("job", "again-train", lambda found: uid(found) != before, lab, timeout=120)

@@ -14,7 +14,7 @@ from hone_operator.diagnosis.nodes import ClusterNodes, read_node
 from hone_operator.diagnosis.unschedulable import WAIT_REMEDY, explain_unschedulable
 from hone_operator.finetunejob import jobs
 from kubernetes.client import ApiClient, CoreV1Api
-from until import until
+from until import wait_until
 
 PAGE = Path(__file__).parents[3] / "docs/pods.md"
 NAMESPACE = "training"
@@ -88,16 +88,16 @@ def test_each_pod_is_placed_where_its_nics_are_and_one_too_many_names_them(clien
     core = CoreV1Api(client)
     for name in ("train-0", "train-1"):
         make_pod(core, name)
-        until(lambda name=name: read(client, name)["spec"].get("nodeName"), 120)  # type: ignore[misc]
+        wait_until(lambda name=name: read(client, name)["spec"].get("nodeName"), 120)  # type: ignore[misc]
     placed = [read(client, name) for name in ("train-0", "train-1")]
     assert {pod["spec"]["nodeName"] for pod in placed} == {"gpu-1", "gpu-2"}
     for pod in placed:
         resources = pod["spec"]["containers"][0]["resources"]
         assert resources["requests"][NIC] == resources["limits"][NIC] == str(NICS)
     make_pod(core, "train-2")
-    until(lambda: unplaced(client, "train-2"), 120)
+    wait_until(lambda: unplaced(client, "train-2"), 120)
     assert f"Insufficient {NIC}" in unplaced(client, "train-2")
     assert explain(client, "train-2").remedy == WAIT_REMEDY
     make_pod(core, "greedy", nics=2 * NICS)
-    until(lambda: unplaced(client, "greedy"), 120)
+    wait_until(lambda: unplaced(client, "greedy"), 120)
     assert f"spec.resources.limits.{NIC}" in explain(client, "greedy").remedy

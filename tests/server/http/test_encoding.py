@@ -36,7 +36,7 @@ def test_the_pieces_are_what_json_has(value: Any) -> None:
     assert encoding.encode_with_pauses(value) == json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def told(count: Any) -> Any:
+def make_logprobs(count: Any) -> Any:
     top = [(f"t{number}", -float(number), number) for number in range(20)]
     return [DecodedLogprobs(f"é{place}", -1.5, top, place * 3) for place in range(count)]
 
@@ -51,7 +51,7 @@ def test_no_piece_of_a_long_answer_is_large(wire: Any, monkeypatch: pytest.Monke
         return made
 
     monkeypatch.setattr(encoding, "_encode", encode)
-    choice = wire.format_choice(OutputChunk(0, "text", 1, "length", told(3000)))
+    choice = wire.format_choice(OutputChunk(0, "text", 1, "length", make_logprobs(3000)))
     assert json.loads(encoding.encode_with_pauses(choice)) == choice
     assert sum(sizes) > 800_000
     assert max(sizes) < 100_000
@@ -64,7 +64,7 @@ def test_no_piece_of_a_long_answer_is_large(wire: Any, monkeypatch: pytest.Monke
     finish=st.sampled_from(["stop", None]),
 )
 def test_a_split_piece_has_the_same_content(count: Any, most: Any, text: Any, finish: Any) -> None:
-    whole = OutputChunk(0, text, 7, finish, told(count))
+    whole = OutputChunk(0, text, 7, finish, make_logprobs(count))
     parts = whole.split_logprobs(most)
     assert "".join(part.text for part in parts) == text
     assert [one for part in parts for one in part.logprobs] == whole.logprobs
@@ -78,5 +78,5 @@ def test_a_piece_without_log_probabilities_stays_one() -> None:
 
 def test_each_part_has_the_text_of_its_tokens() -> None:
     text = "".join(f"{place:03}" for place in range(50))
-    for part in OutputChunk(0, text, 1, None, told(50)).split_logprobs(8):
+    for part in OutputChunk(0, text, 1, None, make_logprobs(50)).split_logprobs(8):
         assert part.text == "".join(f"{one.text_offset // 3:03}" for one in part.logprobs)

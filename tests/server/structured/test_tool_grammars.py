@@ -71,7 +71,7 @@ def walk(model: ServedModel, matcher: LLMatcher, chance: random.Random, begins: 
     return ids
 
 
-def told(
+def format_both_ways(
     model: ServedModel, made: AnswerStructure, ids: list[int], stops: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the answer as the API formats it at once, and as a client assembles a stream."""
@@ -165,7 +165,7 @@ def test_what_the_grammar_allows_is_read_back(
     }[begins]
     chance = random.Random(0)
     ids = walk(model, matcher_of(model, made), chance, list(planned))
-    whole, streamed = told(model, made, ids, stops)
+    whole, streamed = format_both_ways(model, made, ids, stops)
     assert streamed == whole
     text = model.decode_with_special([token for token in ids if token != EOS])
     has_ended = ids[-1] == EOS
@@ -224,7 +224,7 @@ def test_arguments_are_an_object_for_any_root_of_the_schema(
     if matcher.is_error():
         return  # answered 400: no object fits the schema
     ids = walk(model, matcher, random.Random(seed), [])
-    whole, _ = told(model, made, ids, [])
+    whole, _ = format_both_ways(model, made, ids, [])
     assert ids[-1] != EOS or is_object(whole["calls"][0]["arguments"]), whole
 
 

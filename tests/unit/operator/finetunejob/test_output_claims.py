@@ -10,7 +10,7 @@ from observed import NOW, PREPARED, job_object, observed_job, pod
 SIZE = {"resources": {"requests": {"storage": "1Gi"}}, "accessModes": ["ReadWriteOnce"], "storageClassName": "slow"}
 
 
-def told(claim: dict[str, Any], **spec: Any) -> dict[str, Any] | None:
+def find_claim_condition(claim: dict[str, Any], **spec: Any) -> dict[str, Any] | None:
     observed = observed_job(job_object(status=PREPARED, **spec))
     assert observed.claim
     observed.claim["spec"] = claim
@@ -28,7 +28,7 @@ def told(claim: dict[str, Any], **spec: Any) -> dict[str, Any] | None:
     ],
 )
 def test_a_claim_that_differs_from_the_object_is_reported(spec: dict[str, Any], words: str) -> None:
-    found = told(SIZE, **spec)
+    found = find_claim_condition(SIZE, **spec)
     assert found
     assert (found["status"], found["reason"]) == ("False", "ClaimDiffers")
     assert words in found["message"]
@@ -39,7 +39,7 @@ def test_a_claim_that_differs_from_the_object_is_reported(spec: dict[str, Any], 
     "spec", [{}, {"output": {"storage": {"size": "512Mi"}}}, {"output": {"storage": {"size": "1024Mi"}}}]
 )
 def test_a_claim_that_satisfies_the_object_is_not_reported(spec: dict[str, Any]) -> None:
-    assert told(SIZE, **spec) is None
+    assert find_claim_condition(SIZE, **spec) is None
 
 
 def test_pods_that_a_kubelet_rejected_raise_the_backoff_limit() -> None:

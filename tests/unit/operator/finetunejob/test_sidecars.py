@@ -28,7 +28,7 @@ Object = dict[str, Any]
 OWNER = job_object(resources={"gpus": 8}, status=PREPARED | {"observedGeneration": 1, "stage": "Saving"})
 
 
-def since(*pods: Object, seconds: float = 60, **more: Any) -> Any:
+def observe_after(*pods: Object, seconds: float = 60, **more: Any) -> Any:
     """Return the snapshot of a job whose pods have been held for so many seconds."""
     observed = observed_job(more.pop("owner", OWNER), *pods, **more)
     return replace(observed, held_since={pod["metadata"]["uid"]: NOW - timedelta(seconds=seconds) for pod in pods})
@@ -40,14 +40,14 @@ def running(status: Object) -> Object:
 
 @pytest.mark.parametrize("sidecar", [None, {"waiting": {"reason": "ImagePullBackOff"}}])
 def test_a_success_is_read_from_the_pod_and_the_job_is_removed(sidecar: Object | None) -> None:
-    found = plan_finetunejob(since(held(terminated(0, success()), sidecar=sidecar)), NOW)
+    found = plan_finetunejob(observe_after(held(terminated(0, success()), sidecar=sidecar)), NOW)
     assert found.status["stage"] == "Succeeded"
     assert found.status["artifact"]["digest"] == success()["artifact"]["digest"]
     assert [(type(one), one.name) for one in found.actions] == [(Delete, "faq-train")]
 
 
 def test_a_success_without_an_artifact_is_a_failure_all_the_same() -> None:
-    found = plan_finetunejob(since(held(terminated(0))), NOW)
+    found = plan_finetunejob(observe_after(held(terminated(0))), NOW)
     assert (found.status["stage"], running(found.status)["reason"]) == ("Failed", "ArtifactMissing")
     assert [type(one) for one in found.actions] == [Delete]
 
@@ -77,14 +77,14 @@ def test_preparing_that_succeeded_lets_training_begin() -> None:
 )
 def test_a_failed_pod_is_ended_so_that_its_jobs_rules_apply(state: Object, words: str) -> None:
     one = held(state)
-    found = plan_finetunejob(since(one), NOW)
+    found = plan_finetunejob(observe_after(one), NOW)
     assert found.actions == [Patch(found.actions[0].resource, "p1", {"spec": {"activeDeadlineSeconds": 1}})]
     told = running(found.status)
     assert (told["status"], told["reason"]) == ("False", "SidecarRunning")
     for said in ("istio-proxy", words, "sidecar.istio.io/inject: 'false'"):
         assert said in told["message"]
     one["spec"]["activeDeadlineSeconds"] = 1
-    assert plan_finetunejob(since(one), NOW).actions == []
+    assert plan_finetunejob(observe_after(one), NOW).actions == []
 
 
 def test_preparing_that_failed_is_ended_as_well() -> None:
@@ -104,12 +104,12 @@ def test_preparing_that_failed_is_ended_as_well() -> None:
 def test_other_containers_get_time_to_end_with_any_clock_of_their_node(state: Object, clock: int) -> None:
     ended = state | {"finishedAt": format_timestamp(NOW + timedelta(seconds=clock))}
     for seen, left in ((0, 30), (20, 10), (-5, 30)):
-        found = plan_finetunejob(since(held(ended), seconds=seen), NOW)
+        found = plan_finetunejob(observe_after(held(ended), seconds=seen), NOW)
         assert found.actions == []
         assert running(found.status)["reason"] == "TrainerEnded"
         assert found.requeue_after_seconds == left
     assert plan_finetunejob(observed_job(OWNER, held(ended)), NOW).requeue_after_seconds == 30
-    assert plan_finetunejob(since(held(ended), seconds=30), NOW).actions != []
+    assert plan_finetunejob(observe_after(held(ended), seconds=30), NOW).actions != []
 
 
 def test_native_sidecars_do_not_hold_a_pod() -> None:
@@ -126,9 +126,9 @@ def test_the_nodes_of_several_must_all_have_succeeded() -> None:
     found = plan_finetunejob(observed_job(owner, first, second), NOW)
     assert found.status["stage"] != "Succeeded"
     assert not [one for one in found.actions if isinstance(one, Delete | Patch)]
-    done = plan_finetunejob(since(first, held(terminated(0, success()), "p2", index=1), owner=owner), NOW)
+    done = plan_finetunejob(observe_after(first, held(terminated(0, success()), "p2", index=1), owner=owner), NOW)
     assert done.status["stage"] == "Succeeded"
     mixed = plan_finetunejob(
-        since(first, held(terminated(71, failure("HubUnreachable", "x")), "p2", index=1), owner=owner), NOW
+        observe_after(first, held(terminated(71, failure("HubUnreachable", "x")), "p2", index=1), owner=owner), NOW
     )
     assert [one.name for one in mixed.actions if isinstance(one, Patch)] == ["p2"]

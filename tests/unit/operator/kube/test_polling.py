@@ -164,7 +164,7 @@ def test_a_pod_with_an_ipv6_address_is_asked() -> None:
     assert found == REPORT
 
 
-async def until(holds: Callable[[], object]) -> None:
+async def wait_until(holds: Callable[[], object]) -> None:
     while not holds():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
@@ -197,11 +197,11 @@ def test_a_pod_with_another_address_is_asked_there_and_its_old_answer_is_forgott
     async def work(poller: Poller, asked: list[str], answers: dict[str, Any]) -> None:
         answers["old"] = REPORT
         poller.want(JOB, {"u": "old"})
-        await until(lambda: poller.get_answers(JOB))
+        await wait_until(lambda: poller.get_answers(JOB))
         poller.want(JOB, {"u": "new"})
         assert poller.get_answers(JOB) == {}
         asked.clear()
-        await until(lambda: len(asked) > 3)
+        await wait_until(lambda: len(asked) > 3)
         assert set(asked) == {"new"}
         poller.want(JOB, {})
         assert poller.get_last_answer_times(JOB) == {}
@@ -213,9 +213,9 @@ def test_no_answer_ends_the_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(poller: Poller, asked: list[str], answers: dict[str, Any]) -> None:
         answers["url"] = RecursionError()
         poller.want(JOB, {"u": "url"})
-        await until(lambda: len(asked) > 2)
+        await wait_until(lambda: len(asked) > 2)
         answers["url"] = REPORT
-        await until(lambda: poller.get_answers(JOB))
+        await wait_until(lambda: poller.get_answers(JOB))
 
     poll(work, monkeypatch)
 
