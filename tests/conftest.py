@@ -26,7 +26,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def outgoing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the hosts that the test's process tries to reach. The hub may be asked, and no host has an address."""
+    """Return the hosts that the test tries to reach. Requests to the hub are allowed; no host name resolves."""
     hosts: list[str] = []
 
     def refuse(host: Any, *args: Any, **options: Any) -> Any:

@@ -147,7 +147,7 @@ class DatasetSource(RemoteSource):
         description="Jinja template that turns messages into text, saved with the result; left out: the tokenizer's.",
     )
     max_samples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
-        None, description="Train on the first so many rows only.", examples=[1000]
+        None, description="Number of rows to train on, from the first; left out: all.", examples=[1000]
     )
     eval_split: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
         None, description="Split of a hub dataset that is evaluated on.", examples=["test"]

@@ -69,10 +69,10 @@ class CheckpointOptions(ApiModel):
     """When checkpoints are saved, from which an interrupted run resumes."""
 
     save_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
-        50, description="Save a checkpoint every so many steps.", examples=[50]
+        50, description="Steps between two checkpoints.", examples=[50]
     )
     save_total_limit: Annotated[int, Field(ge=1, le=1000)] = Field(
-        2, description="Keep the newest so many checkpoints.", examples=[2]
+        2, description="How many of the newest checkpoints to keep.", examples=[2]
     )
 
 

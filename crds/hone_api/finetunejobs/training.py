@@ -103,10 +103,10 @@ class TypedArguments(ApiModel):
     torch_compile: OptionalBool = _field("Compile the model with torch.compile. TRL's default: off.", example=True)
     full_determinism: OptionalBool = _field("Deterministic kernels, slower. TRL's default: off.", example=True)
     logging_steps: Annotated[float, Field(gt=0, le=1e9)] | None = _field(
-        "Log every so many steps; below 1, a share of all steps. TRL's default: 10.", example=10
+        "Steps between two log entries; below 1, a share of all steps. TRL's default: 10.", example=10
     )
     eval_steps: Annotated[float, Field(gt=0, le=1e9)] | None = _field(
-        "Evaluate every so many steps, where there is an evaluation split; left out: at the end.", example=100
+        "Steps between two evaluations on the evaluation split, if there is one; left out: at the end.", example=100
     )
     max_length: Annotated[int, Field(ge=2, le=10_000_000)] | None = _field(
         "Tokens a row is cut to. TRL's default: 1024.", example=2048

@@ -151,7 +151,7 @@ def _set_name_conflict(found: Object, conditions: Conditions, result: Plan) -> N
 def _plan_retry(
     view: JobView, found: Object, finished: Object, now: datetime, conditions: Conditions, result: Plan
 ) -> None:
-    """Report why the push failed, and repeat it after a pause, since what it lacked may have come."""
+    """Report why the push failed, and retry it after a pause: its cause may be fixed by then."""
     cause = view.root_cause or PodFailure("BackoffLimitExceeded", str(finished.get("message", "")), "")
     ended = timestamps.parse_untrusted_time(finished["lastTransitionTime"]) or now
     since = timestamps.parse_untrusted_time(result.status.get("completionTime")) or ended

@@ -26,7 +26,7 @@ def set_up_logging(level: str, format_: str) -> None:
 
 @contextmanager
 def reconcile_context(key: Key) -> Iterator[None]:
-    """Mark all lines that are logged within as lines about this object, and of one pass."""
+    """Within the context, add this object and the number of the pass to all log lines."""
     token = _reconcile.set((key, str(uuid.uuid4())))
     try:
         yield

@@ -63,7 +63,7 @@ def test_the_end_of_turn_is_found_and_good_rows_give_no_warning(
         kinds.append((MESSAGES, {"assistant_only_loss": True}))
     for rows, training in kinds:
         found = warnings_of(rows, tokenizer, stops=stops, **training)
-        allowed = ["leaves out", "do not teach", *(["ends otherwise"] if "</think>" in template else [])]
+        allowed = ["leaves out", "do not teach", *(["ends differently"] if "</think>" in template else [])]
         false = [text for text in found if not any(words in text for words in allowed)]
         assert not false
         assert any("do not teach" in text for text in found) == (name in NEVER_ENDS)

@@ -82,7 +82,7 @@ def test_the_sample_is_small_for_any_number_of_shapes() -> None:
 @pytest.mark.parametrize(
     ("rows", "text"),
     [
-        ([split(talk(n)) for n in range(1100)] + [split(talk(0, SYSTEM))], "ends otherwise"),
+        ([split(talk(n)) for n in range(1100)] + [split(talk(0, SYSTEM))], "ends differently"),
         ([talk(n) for n in range(1100)] + [talk(0, SYSTEM)], "leaves out"),
     ],
 )

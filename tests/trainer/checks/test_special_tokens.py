@@ -162,4 +162,4 @@ def test_text_and_its_end_are_prepared_without_a_warning(job: Any, train: Any, c
         done = train(job(dataset=dataset), command="prepare")
         assert done.code == 0, done.log
         about_rows = [line for line in done.log.splitlines() if "warning: " in line and "rows to" in line]
-        assert all("ends otherwise" in line or "repeat an earlier" in line for line in about_rows)
+        assert all("ends differently" in line or "repeat an earlier" in line for line in about_rows)

@@ -132,7 +132,7 @@ def test_a_row_without_assistant_is_named(job: Job, prepare: Any) -> None:
 
 def test_prompts_that_end_differently_before_a_completion_are_counted(job: Job, prepare: Any) -> None:
     done = prepare(job(), [{"prompt": "t", "completion": "he"}, {"prompt": "say:\n", "completion": "ho"}])
-    assert "1 of 2 rows to train on have a prompt that ends otherwise" in done.log
+    assert "1 of 2 rows to train on have a prompt that ends differently" in done.log
 
 
 def test_packing_that_splits_rows_loses_no_token(job: Job, prepare: Any) -> None:

@@ -75,7 +75,7 @@ def calls(tree: ast.AST, function: str = "") -> list[tuple[str, ast.Call]]:
 
 
 def called(call: ast.Call) -> tuple[str, str]:
-    """Return what a method is called on, and its name."""
+    """Return the receiver and the name of a called method."""
     if isinstance(call.func, ast.Attribute):
         on = call.func.value
         return (on.attr if isinstance(on, ast.Attribute) else getattr(on, "id", "")), call.func.attr

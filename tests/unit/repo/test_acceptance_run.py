@@ -177,7 +177,7 @@ def test_a_failed_step_stops_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert code == 1
     assert found["counts"] == {"passed": len(STEPS) - 2, "failed": 2, "not run": 0}
     assert found["complete"]
-    [row] = [row for row in found["rows"] if "neither was at hand" in row["text"]]
+    [row] = [row for row in found["rows"] if "neither was available" in row["text"]]
     assert [claim["status"] for claim in row["claims"]] == ["failed", "checked", "checked"]
 
 
@@ -191,7 +191,7 @@ def test_steps_without_their_models_and_rows_are_not_run(monkeypatch: pytest.Mon
     ]
     assert results["lora"][0] == "not run"
     assert "inputs makes, and that step did not pass: it could not be started: OSError: no space" in results["lora"][1]
-    [row] = [row for row in found["rows"] if "neither was at hand" in row["text"]]
+    [row] = [row for row in found["rows"] if "neither was available" in row["text"]]
     assert [claim["status"] for claim in row["claims"]] == ["not run", "not run", "checked"]
 
 

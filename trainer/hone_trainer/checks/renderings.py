@@ -78,11 +78,11 @@ def find_unaligned(
     cause = "end prompts at a token's boundary, such as a line break"
     if found and is_conversational(given[found[0]]):
         cause = (
-            "the chat template begins an answer otherwise than it writes one, so the model learns to answer a prompt "
+            "the chat template begins an answer differently from how it writes one, so the model learns to answer a "
         )
-        cause += "that it is not given"
+        cause += "prompt that it is not given"
     return make_findings(
-        found, f"have a prompt that ends otherwise when the completion follows it: {cause}", len(sample)
+        found, f"have a prompt that ends differently when the completion follows it: {cause}", len(sample)
     )
 
 
