@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from kube import Cluster
+from training import ONE_THREAD
 
 Object = dict[str, Any]
 TRAIN_SECONDS = 600
@@ -18,13 +19,15 @@ def job(name: str, **spec: Any) -> Object:
         "training": {"maxSteps": 8, "perDeviceTrainBatchSize": 2, "loggingSteps": 1},
         "output": {"storage": {"size": "1Gi"}},
         "resources": {"gpus": 0, "sharedMemory": "64Mi"},
+        "pod": ONE_THREAD,
     }
     metadata = {"name": name}
     return {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": found | spec}
 
 
 def service(name: str, job_name: str) -> Object:
-    spec = {"model": {"fineTuneJob": {"name": job_name}}, "resources": {"gpus": 0, "sharedMemory": "64Mi"}}
+    resources = {"gpus": 0, "sharedMemory": "64Mi"}
+    spec = {"model": {"fineTuneJob": {"name": job_name}}, "resources": resources, "pod": ONE_THREAD}
     metadata = {"name": name}
     return {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": metadata, "spec": spec}
 

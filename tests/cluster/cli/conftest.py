@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hone_command import TRAIN_SECONDS, Object, job
-from kube import Cluster, Images, claim, condition, pod
+from kube import Cluster, Images, claim, condition
+from tiny_model import put_model
 
 ROW = {"messages": [{"role": "user", "content": "ping"}, {"role": "assistant", "content": "pong"}]}
 
@@ -18,9 +18,7 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
         data = {"train.jsonl": f"{json.dumps(ROW)}\n" * 8}
         rows = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "rows"}, "data": data}
         hone.create(claim("models"), rows, namespace=namespace)
-        script = (Path(__file__).parents[1] / "make_model.py").read_text()
-        maker = pod("make", images.runtime, "python3", "-c", script, "/models/tiny", claims={"models": "/models"})
-        hone.run_pod(maker, namespace)
+        put_model(hone, images, namespace)
         yield namespace
 
 

@@ -9,9 +9,10 @@ from hone_api.artifacts.proof import prove
 from hone_api.layout import INFERENCESERVICE_LABEL
 from hone_command import SERVE_SECONDS, job
 from kube import Cluster, condition
+from training import ONE_THREAD
 
 ROWS = [{"messages": [{"role": "user", "content": "ping"}, {"role": "assistant", "content": "pong"}]}] * 8
-FIELDS = {name: job("any")["spec"][name] for name in ("model", "training", "output", "resources")}
+FIELDS = {name: job("any")["spec"][name] for name in ("model", "training", "output", "resources", "pod")}
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_rows_become_an_answer(hone: Cluster, lab: str, client: Client, tmp_path
     assert proof.manifest.digest == trained.artifact["digest"]
 
     resources = {"gpus": 0, "shared_memory": "64Mi"}
-    with client.serve(trained, resources=resources) as service:
+    with client.serve(trained, resources=resources, pod=ONE_THREAD) as service:
         service.wait(SERVE_SECONDS)
         assert service.chat("ping")
         assert [each.kind for each in service.models()] == ["base", "adapter"]

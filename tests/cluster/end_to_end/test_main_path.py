@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from kube import CONNECT, Cluster, Images, chart, claim, condition, pod, run
+from tiny_model import put_model
 from training import ONE_THREAD, SERVE_SECONDS, TRAIN_SECONDS
 
 Object = dict[str, Any]
@@ -40,9 +41,7 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
         data = "".join(json.dumps(row) + "\n" for row in ROWS * 4)
         faq = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "faq"}, "data": {"train.jsonl": data}}
         hone.create(claim("models"), faq, namespace=namespace)
-        script = (Path(__file__).parents[1] / "make_model.py").read_text()
-        maker = pod("make", images.runtime, "python3", "-c", script, "/models/tiny", claims={"models": "/models"})
-        hone.run_pod(maker, namespace)
+        put_model(hone, images, namespace)
         yield namespace
 
 

@@ -13,7 +13,7 @@ NAMESPACE = "kueue-system"
 GROUP = "kueue.x-k8s.io"
 MANAGED = "hone.dev/test=kueue"
 TRAIN_SECONDS = 300
-STEPS = 400
+STEPS = 600
 QUOTA = "insufficient unused quota for amd.com/gpu"
 QUEUED = because("Suspended", "Queued")
 

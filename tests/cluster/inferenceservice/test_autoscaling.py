@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from kube import CONNECT, Cluster, Images, claim, condition, pod, run
+from tiny_model import put_model
 from training import ONE_THREAD, SERVE_SECONDS
 
 Object = dict[str, Any]
@@ -112,9 +113,7 @@ def lab(hone: Cluster, images: Images, tmp_path: Path) -> Iterator[str]:
             namespace=namespace,
         )
         hone.create(server, namespace=namespace)
-        script = (Path(__file__).parents[1] / "make_model.py").read_text()
-        maker = pod("make", images.runtime, "python3", "-c", script, "/models/tiny", claims={"models": "/models"})
-        hone.run_pod(maker, namespace)
+        put_model(hone, images, namespace)
         try:
             yield namespace
         finally:

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from kube import Cluster, Images, claim, condition, pod
+from kube import Cluster, Images, claim, condition
 from service_traffic import begin_to_ask, change, count_distinct_answers, list_engines, pods, wait_until_settled
+from tiny_model import put_model
 from training import ONE_THREAD, SERVE_SECONDS, TRAIN_SECONDS, job
 
 Object = dict[str, Any]
@@ -22,11 +22,8 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
     """
     with hone.fresh_namespace("no-gap") as namespace:
         hone.create(claim("one"), claim("two"), namespace=namespace)
-        script = (Path(__file__).parents[1] / "make_model.py").read_text()
-        claims = {"one": "/one", "two": "/two"}
-        make = "import sys\nscript = sys.argv[1]\nfor seed, claim in enumerate(['one', 'two']):\n"
-        make += "    sys.argv[1:] = [f'/{claim}/tiny', '64', str(seed)]\n    exec(script)\n"
-        hone.run_pod(pod("make", images.runtime, "python3", "-c", make, script, claims=claims), namespace)
+        for seed, name in enumerate(("one", "two")):
+            put_model(hone, images, namespace, name, seed)
         for seed, name in enumerate(TUNED):
             hone.create(*tuning(name, seed), namespace=namespace)
         yield namespace

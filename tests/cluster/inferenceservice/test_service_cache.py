@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from kube import Cluster, Images, claim, condition, pod
+from tiny_model import put_model
 from training import ONE_THREAD, SERVE_SECONDS, because, message
 
 Object = dict[str, Any]
@@ -81,9 +82,7 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
             namespace=namespace,
         )
         tests = Path(__file__).parents[2]
-        script = (tests / "cluster/make_model.py").read_text()
-        maker = pod("make", images.runtime, "python3", "-c", script, "/models/tiny", claims={"models": "/models"})
-        hone.run_pod(maker, namespace)
+        put_model(hone, images, namespace)
         standin = f"import sys\n{(tests / 'trainer/hub_server.py').read_text()}\n{SERVE}"
         probe = {"readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1}}
         server = pod("hub", images.runtime, "python3", "-c", standin, TOKEN, claims={"models": "/models"}, **probe)

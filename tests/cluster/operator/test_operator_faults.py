@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 from kube import SYSTEM, Cluster, Images, claim, condition
-from training import because, event_reasons, furnish, has_passed_step, job, message, metrics, reasons, uid
+from training import (
+    ONE_THREAD,
+    because,
+    event_reasons,
+    furnish,
+    has_passed_step,
+    job,
+    message,
+    metrics,
+    reasons,
+    uid,
+)
 
 Object = dict[str, Any]
 TRAIN_SECONDS = 400
@@ -22,11 +33,12 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
 
 
 def service(name: str, job_name: str) -> Object:
+    resources = {"gpus": 0, "sharedMemory": "64Mi"}
     return {
         "apiVersion": "hone.dev/v1alpha1",
         "kind": "InferenceService",
         "metadata": {"name": name},
-        "spec": {"model": {"fineTuneJob": {"name": job_name}}, "resources": {"gpus": 0, "sharedMemory": "64Mi"}},
+        "spec": {"model": {"fineTuneJob": {"name": job_name}}, "resources": resources, "pod": ONE_THREAD},
     }
 
 
