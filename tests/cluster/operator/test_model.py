@@ -325,7 +325,7 @@ def world(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def test_children_and_status_are_those_of_a_fresh_object(world: World, machine: type[Model]) -> None:
     kind = type(machine.__name__, (machine,), {"world": world})
     phases = [Phase.generate] if not is_long() else [Phase.generate, Phase.shrink]
-    examples, steps = (60, 20) if is_long() else (6, 10)
+    examples, steps = (60, 20) if is_long() else (3, 10)
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         kind, settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None, phases=phases)
     )
@@ -333,7 +333,7 @@ def test_children_and_status_are_those_of_a_fresh_object(world: World, machine: 
 
 @pytest.mark.parametrize("machine", [JobModel, ServiceModel])
 def test_a_field_that_is_set_and_removed_leaves_nothing(world: World, machine: type[Model]) -> None:
-    editable = sample(fields_of(machine.resource.plural, machine.keeps), machine.__name__, 40)
+    editable = sample(fields_of(machine.resource.plural, machine.keeps), machine.__name__, 20)
 
     @settings(max_examples=1, deadline=None, phases=[Phase.generate])
     @given(st.data())
