@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 
-from apiserver import programs
+from apiserver import ApiServer, api_server, programs
 from kube import RESTRICTED, SYSTEM, Cluster, Images, run
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +95,18 @@ def control_plane() -> None:
     if reason := find_missing_requirement():
         report_not_run(reason)
     run(LOCAL / "cluster", "build", timeout=2400)
+
+
+@pytest.fixture(scope="session")
+def crd_server(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """Yield an API server with Hone's definitions and no operator.
+
+    Several files of tests share it. They create nothing that another would notice: they use `dry_run`, or names that
+    start with the name of their file.
+    """
+    with api_server(tmp_path_factory.mktemp("crds")) as server:
+        server.install_crds()
+        yield server
 
 
 @pytest.fixture(scope="session")

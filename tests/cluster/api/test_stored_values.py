@@ -5,12 +5,11 @@ The fields come from pod_schema.json. A new field there needs a place in PLACES.
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apiserver import ROOT, ApiServer, api_server
+from apiserver import ROOT, ApiServer
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_operator.finetunejob import jobs
 from hone_operator.objects.drift import _FALSE_LEFT_OUT, contains_fields
@@ -80,19 +79,13 @@ FIELDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("stored")) as found:
-        yield found
-
-
-def stored(server: ApiServer, spec: Spec) -> tuple[Spec, Spec]:
+def stored(crd_server: ApiServer, spec: Spec) -> tuple[Spec, Spec]:
     """Return Hone's Job, and the Job as the API server stores it. Raises ApiException when it refuses."""
     spec = {"model": {"name": "a/b"}, "dataset": {"name": "c/d"}, "lora": {}} | spec
     metadata = {"name": "faq", "namespace": "default", "uid": "3f1c7a52-0000-4000-8000-000000000000"}
     owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": spec}
     job = jobs.build_train_job(owner, FineTuneJob.model_validate(owner), "registry.invalid/hone:1")
-    client = BatchV1Api(server.client())
+    client = BatchV1Api(crd_server.client())
     answer = client.create_namespaced_job("default", job, dry_run="All", _preload_content=False)
     return job, json.loads(answer.data)
 
@@ -107,10 +100,10 @@ def values_of(body: Any, name: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("kind", "name", "type_"), FIELDS)
-def test_a_field_that_is_false_or_zero_is_no_drift(server: ApiServer, kind: str, name: str, type_: str) -> None:
+def test_a_field_that_is_false_or_zero_is_no_drift(crd_server: ApiServer, kind: str, name: str, type_: str) -> None:
     spec = PLACES[kind](**{name: ZERO[type_]})
     try:
-        job, found = stored(server, spec)
+        job, found = stored(crd_server, spec)
     except (ApiException, ValueError):
         assert type_ == "integer", f"{kind}.{name} false is refused: correct its place"
         return
@@ -122,6 +115,6 @@ def test_a_field_that_is_false_or_zero_is_no_drift(server: ApiServer, kind: str,
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_what_a_pod_can_be_is_no_drift(server: ApiServer, name: str) -> None:
-    job, found = stored(server, ACCEPTED[name])
+def test_what_a_pod_can_be_is_no_drift(crd_server: ApiServer, name: str) -> None:
+    job, found = stored(crd_server, ACCEPTED[name])
     assert contains_fields(found, job)

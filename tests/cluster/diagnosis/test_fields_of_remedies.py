@@ -5,12 +5,11 @@ Fields that determine the result of a FineTuneJob are immutable; the refusal has
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apiserver import api_server
+from apiserver import ApiServer
 from kubernetes.client import ApiException, CustomObjectsApi
 
 sys.path.append(str(Path(__file__).parents[2] / "unit"))
@@ -32,15 +31,13 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CustomObjectsApi]:
-    with api_server(tmp_path_factory.mktemp("fields")) as found:
-        found.install_crds()
-        yield CustomObjectsApi(found.client())
+def objects(crd_server: ApiServer) -> CustomObjectsApi:
+    return CustomObjectsApi(crd_server.client())
 
 
 def body_of(case: Field, number: int, spec: Object) -> Object:
     made = job_object(**spec) if case.kind == "FineTuneJob" else service_object(**spec)
-    return made | {"metadata": {"name": f"case-{number}", "namespace": "default"}}
+    return made | {"metadata": {"name": f"fields-of-remedies-{number}", "namespace": "default"}}
 
 
 def why_refused(objects: CustomObjectsApi, place: tuple[str, ...], changed: Object) -> str:

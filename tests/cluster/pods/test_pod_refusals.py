@@ -3,12 +3,11 @@
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from apiserver import ApiServer, api_server
+from apiserver import ApiServer
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.reasons import CHILD_INVALID
 from hone_api.schema.validation import validate_object
@@ -32,13 +31,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 MODEL = {"model": {"name": "a/b"}, "dataset": {"name": "c/d"}, "lora": {}}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with api_server(tmp_path_factory.mktemp("rules")) as found:
-        found.install_crds()
-        yield found
-
-
 def manifest(spec: dict[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": "hone.dev/v1alpha1",
@@ -48,9 +40,9 @@ def manifest(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def why_refused(server: ApiServer, spec: dict[str, Any]) -> str:
+def why_refused(crd_server: ApiServer, spec: dict[str, Any]) -> str:
     """Return the API server's reason against the object; empty where it accepts it."""
-    objects = CustomObjectsApi(server.client())
+    objects = CustomObjectsApi(crd_server.client())
     try:
         objects.create_namespaced_custom_object(
             "hone.dev", "v1alpha1", "default", "finetunejobs", manifest(spec), dry_run="All", field_validation="Strict"
@@ -65,48 +57,48 @@ def job_of(owner: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def why_job_refused(server: ApiServer, spec: dict[str, Any]) -> str:
+def why_job_refused(crd_server: ApiServer, spec: dict[str, Any]) -> str:
     """Return the API server's reason against the Job that Hone would create."""
     try:
         job = job_of(manifest(spec))
     except ValidationError as error:
         return str(error)
     try:
-        BatchV1Api(server.client()).create_namespaced_job("default", job, dry_run="All", field_validation="Strict")
+        BatchV1Api(crd_server.client()).create_namespaced_job("default", job, dry_run="All", field_validation="Strict")
     except ApiException as error:
         return str(json.loads(error.body)["message"])
     return ""
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *UNWISE])
-def test_the_object_is_refused_with_the_sentence_of_validate(server: ApiServer, name: str) -> None:
+def test_the_object_is_refused_with_the_sentence_of_validate(crd_server: ApiServer, name: str) -> None:
     spec = (REFUSED | UNWISE)[name]
-    said = why_refused(server, spec)
+    said = why_refused(crd_server, spec)
     assert all(sentence in said for sentence in validate_object(manifest(spec))), said
     assert said
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_the_job_would_be_refused(server: ApiServer, name: str) -> None:
-    assert why_job_refused(server, REFUSED[name])
+def test_the_job_would_be_refused(crd_server: ApiServer, name: str) -> None:
+    assert why_job_refused(crd_server, REFUSED[name])
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_a_fault_that_only_the_job_shows_names_the_users_field(server: ApiServer, name: str) -> None:
+def test_a_fault_that_only_the_job_shows_names_the_users_field(crd_server: ApiServer, name: str) -> None:
     spec, field = LATER[name]
-    assert why_refused(server, spec) == ""
-    error = explain_refusal(why_job_refused(server, spec))
+    assert why_refused(crd_server, spec) == ""
+    error = explain_refusal(why_job_refused(crd_server, spec))
     assert (error.reason, error.remedy) == (CHILD_INVALID, f"Correct {field}.")
 
 
-def test_a_running_job_is_deleted_only_for_one_that_can_be_made(server: ApiServer) -> None:
+def test_a_running_job_is_deleted_only_for_one_that_can_be_made(crd_server: ApiServer) -> None:
     right = job_of(manifest({"resources": {"gpus": 0}}))
     wrong = job_of(manifest(LATER["part of a huge page"][0]))
     key = Key(FINETUNEJOBS, "default", "faq")
 
     async def run() -> list[bool]:
         configuration = aio.client.Configuration()
-        await aio.config.load_kube_config(str(server.kubeconfig), client_configuration=configuration)
+        await aio.config.load_kube_config(str(crd_server.kubeconfig), client_configuration=configuration)
         api, kept = Api(configuration, Metrics()), []
         try:
             made = await api.create(JOBS, right)
@@ -126,6 +118,6 @@ def test_a_running_job_is_deleted_only_for_one_that_can_be_made(server: ApiServe
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_a_possible_pod_is_accepted(server: ApiServer, name: str) -> None:
-    assert why_refused(server, ACCEPTED[name]) == ""
-    assert why_job_refused(server, ACCEPTED[name]) == ""
+def test_a_possible_pod_is_accepted(crd_server: ApiServer, name: str) -> None:
+    assert why_refused(crd_server, ACCEPTED[name]) == ""
+    assert why_job_refused(crd_server, ACCEPTED[name]) == ""
