@@ -4,6 +4,7 @@ For tests and benchmarks of the operator's use of the API server. The programs a
 (`make cluster-up` builds them).
 """
 
+import json
 import os
 import signal
 import socket
@@ -26,6 +27,16 @@ ADMIN = "admin"
 IMAGE = "registry.invalid/hone-runtime:1"
 SECONDS_TO_START = 120
 SECONDS_TO_END = 10
+# Runs the operator with other values of constants: argv[1] has them in JSON, by "module.NAME".
+WITH_SETTINGS = """
+import importlib, json, sys
+from hone_operator import main
+for path, value in json.loads(sys.argv[1]).items():
+    module, _, name = path.rpartition(".")
+    assert hasattr(importlib.import_module(module), name), path
+    setattr(importlib.import_module(module), name, value)
+main.main(sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)
@@ -151,9 +162,14 @@ def processes(
 
 
 @contextmanager
-def operator(kubeconfig: Path, *arguments: str, log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run Hone's operator as a local process, until the context ends or the test ends it."""
+def operator(
+    kubeconfig: Path, *arguments: str, log: Path | None = None, settings: dict[str, float] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run Hone's operator as a local process, until the context ends or the test ends it.
+
+    `settings`: other values of the operator's constants, by "module.NAME", so that a test need not wait for long.
+    """
     environment = dict(os.environ, KUBECONFIG=str(kubeconfig), HONE_RUNTIME_IMAGE=IMAGE, PYTHONWARNINGS="ignore")
-    command: list[object] = [sys.executable, "-m", "hone_operator", *arguments]
+    command: list[object] = [sys.executable, "-c", WITH_SETTINGS, json.dumps(settings or {}), *arguments]
     with (log or Path(os.devnull)).open("ab") as out, processes([command], environment, out.fileno()) as started:
         yield started[0]

@@ -31,6 +31,8 @@ from until import wait_until
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
 Object = dict[str, Any]
+# How often the operator of these tests looks whether the object of somebody else is gone.
+SETTINGS = {"hone_operator.finetunejob.plan.CONFLICT_RECHECK_SECONDS": 3}
 PLURALS = {"FineTuneJob": "finetunejobs", "InferenceService": "inferenceservices"}
 TRAINING = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}, "resources": {"gpus": 0}}
 SERVING = {"model": {"name": "example/model"}, "resources": {"gpus": 0}, "replicas": 2}
@@ -87,7 +89,7 @@ def bench(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("identity")
     with api_server(folder) as server:
         server.install_crds()
-        with operator(server.kubeconfig, log=folder / "operator.log"):
+        with operator(server.kubeconfig, log=folder / "operator.log", settings=SETTINGS):
             yield Bench(server, folder / "operator.log")
 
 
