@@ -20,6 +20,9 @@ from chat_templates import CHAT_TEMPLATE, GENERATION_TEMPLATE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+# Of each test process, as in the trainers that tests start: with more, two processes wait for each other's threads.
+torch.set_num_threads(1)
+
 SENTENCES = [
     "the trainer reads the very manifest that the cluster takes",
     "a checkpoint is complete or it is absent",
