@@ -93,8 +93,8 @@ UNSCHEDULABLE: list[tuple[Object, tuple[str, ...]]] = [
         job("memory", output=OUT, resources={"gpus": 0, "memory": "9Ti"}),
         ("asks for 9216 GiB memory", "Lower spec.resources.memory to"),
     ),
-    (job("nobody", output=OUT, pod={"schedulerName": "nobody"}), ("scheduler nobody has not looked",)),
 ]
+NOBODY = job("nobody", output=OUT, pod={"schedulerName": "nobody"})
 NOT_FOUND: list[tuple[Object, str, tuple[str, ...]]] = [
     (
         job("secret", output=OUT, tokenSecret={"name": "nobody"}),
@@ -149,7 +149,7 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
             "small", output=OUT, backoffLimit=0, resources={"gpus": 0, "memory": "48Mi", "sharedMemory": "16Mi"}
         )
         gone = job("gone", output=OUT, pod=TOLERANT | {"nodeSelector": {"only": "gone"}})
-        hone.create(gone, *(each[0] for each in (*UNSCHEDULABLE, *NOT_FOUND)), small, namespace=namespace)
+        hone.create(gone, *(each[0] for each in (*UNSCHEDULABLE, *NOT_FOUND)), NOBODY, small, namespace=namespace)
         pretend_to_run(hone, namespace, "gone")
         yield namespace
         hone.kubectl("delete", "finetunejobs,inferenceservices", "--all", namespace=namespace)
@@ -197,6 +197,32 @@ def test_why_no_node_takes_a_pod(hone: Cluster, lab: str, case: tuple[Object, tu
     waiting(hone, lab, name_of(case), "Unschedulable", *words, kind=made["kind"])
 
 
+def trainer_of(hone: Cluster, namespace: str, name: str) -> Object:
+    """Return the newest pod of the FineTuneJob."""
+    found = hone.list("pods", namespace, f"hone.dev/finetunejob={name}")
+    return max(found, key=lambda each: each["metadata"]["creationTimestamp"])
+
+
+def test_an_eviction_is_explained_and_the_job_resumes(hone: Cluster, lab: str) -> None:
+    """Meanwhile, the long waits of the following tests come to their end."""
+    hone.create(job("evicted", steps=100000), namespace=lab)
+    hone.wait("finetunejob", "evicted", has_passed_step(1), lab, timeout=120, unless=condition("Failed"))
+    name = trainer_of(hone, lab, "evicted")["metadata"]["name"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+    hone.kubectl(
+        "create", "--raw", f"/api/v1/namespaces/{lab}/pods/{name}/eviction", "-f", "-", stdin=json.dumps(eviction)
+    )
+    said = waiting(hone, lab, "evicted", "Interrupted")
+    assert "EvictionByEvictionAPI on node" in said
+    assert "TrainerStopping" in event_reasons(hone, lab, "evicted")
+    hone.wait("finetunejob", "evicted", because("Running", "TrainerRunning"), lab, timeout=120)
+    hone.kubectl("delete", "finetunejob", "evicted", namespace=lab)
+
+
+def test_a_scheduler_that_does_not_exist_is_named(hone: Cluster, lab: str) -> None:
+    waiting(hone, lab, "nobody", "Unschedulable", "scheduler nobody has not looked")
+
+
 @pytest.mark.parametrize("case", NOT_FOUND, ids=name_of)
 def test_missing_dependencies_of_a_pod_are_explained(
     hone: Cluster, lab: str, case: tuple[Object, str, tuple[str, ...]]
@@ -220,27 +246,6 @@ def test_a_lost_node_is_explained(hone: Cluster, lab: str) -> None:
     """Kubernetes notices the missing heartbeat of the node after about 40 seconds."""
     words = ("runs on node fake-gone, which is not ready since", "Kubelet stopped posting node status")
     waiting(hone, lab, "gone", "NodeLost", *words, timeout=120)
-
-
-def trainer_of(hone: Cluster, namespace: str, name: str) -> Object:
-    """Return the newest pod of the FineTuneJob."""
-    found = hone.list("pods", namespace, f"hone.dev/finetunejob={name}")
-    return max(found, key=lambda each: each["metadata"]["creationTimestamp"])
-
-
-def test_an_eviction_is_explained_and_the_job_resumes(hone: Cluster, lab: str) -> None:
-    hone.create(job("evicted", steps=100000), namespace=lab)
-    hone.wait("finetunejob", "evicted", has_passed_step(1), lab, timeout=120, unless=condition("Failed"))
-    name = trainer_of(hone, lab, "evicted")["metadata"]["name"]
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
-    hone.kubectl(
-        "create", "--raw", f"/api/v1/namespaces/{lab}/pods/{name}/eviction", "-f", "-", stdin=json.dumps(eviction)
-    )
-    said = waiting(hone, lab, "evicted", "Interrupted")
-    assert "EvictionByEvictionAPI on node" in said
-    assert "TrainerStopping" in event_reasons(hone, lab, "evicted")
-    hone.wait("finetunejob", "evicted", because("Running", "TrainerRunning"), lab, timeout=120)
-    hone.kubectl("delete", "finetunejob", "evicted", namespace=lab)
 
 
 @pytest.fixture(scope="module")
