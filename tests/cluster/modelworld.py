@@ -146,7 +146,7 @@ class World:
                 metadata = {"generateName": "probe", "namespace": "default"}
                 body = {"apiVersion": "hone.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": least}
                 path = resource.build_path("default") + "?dryRun=All"
-                found = self.run(self.api._request_object("POST", resource.plural, path, body))
+                found = self.run(self.api._call("POST", resource.plural, path, body))
                 if found["spec"].get("resources", {}).get("sharedMemory") == ("16Gi" if is_new else "8Gi"):
                     break
                 self.run(asyncio.sleep(0.1))
@@ -187,7 +187,7 @@ class World:
     ) -> None:
         path = resource.build_path(namespace, name)
         options: Any = {"params": {"fieldManager": "kubectl-edit"}, "content_type": "application/merge-patch+json"}
-        self.run(self.api._request_object("PATCH", resource.plural, path, patch, **options))
+        self.run(self.api._call("PATCH", resource.plural, path, patch, **options))
 
     def delete(self, resource: Resource, body: Object) -> None:
         metadata = body["metadata"]

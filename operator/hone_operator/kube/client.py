@@ -147,7 +147,7 @@ class Api:
             found = await self.list(resource, namespace, fieldSelector=f"metadata.name={name}")
             return found[0] if found else None
         try:
-            return await self._request_object("GET", resource.plural, resource.build_path(namespace, name))
+            return await self._call("GET", resource.plural, resource.build_path(namespace, name))
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -155,14 +155,8 @@ class Api:
 
     async def create(self, resource: Resource, body: Object) -> Object:
         """Create an object. Raises ApiError 409 when there is one of this name."""
-        namespace = body["metadata"]["namespace"]
-        return await self._request_object(
-            "POST",
-            resource.plural,
-            resource.build_path(namespace),
-            body,
-            params={"fieldManager": FIELD_MANAGER, **STRICT},
-        )
+        path, params = resource.build_path(body["metadata"]["namespace"]), {"fieldManager": FIELD_MANAGER, **STRICT}
+        return await self._call("POST", resource.plural, path, body, params=params)
 
     async def try_create(self, resource: Resource, body: Object) -> None:
         """Have the API server check an object that is to replace another one of its name; nothing is created.
@@ -178,16 +172,14 @@ class Api:
         """Apply an object (server-side apply), and take over fields that others set."""
         path = resource.build_path(body["metadata"]["namespace"], body["metadata"]["name"])
         params = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._request_object(
+        return await self._call(
             "PATCH", resource.plural, path, body, params=params, content_type="application/apply-patch+yaml"
         )
 
     async def replace(self, resource: Resource, body: Object) -> Object:
         """Write the complete object. Raises ApiError 409 when its resourceVersion has changed."""
-        metadata = body["metadata"]
-        return await self._request_object(
-            "PUT", resource.plural, resource.build_path(metadata["namespace"], metadata["name"]), body
-        )
+        path = resource.build_path(body["metadata"]["namespace"], body["metadata"]["name"])
+        return await self._call("PUT", resource.plural, path, body)
 
     async def patch(
         self, resource: Resource, namespace: str, name: str, patch: Object, subresource: str = ""
@@ -195,7 +187,7 @@ class Api:
         """Send a JSON merge patch. Return the patched object."""
         path = resource.build_path(namespace, name, subresource)
         params = {"fieldManager": FIELD_MANAGER}
-        return await self._request_object(
+        return await self._call(
             "PATCH", resource.plural, path, patch, params=params, content_type="application/merge-patch+json"
         )
 
@@ -210,9 +202,9 @@ class Api:
 
     def iterate_items(self, resource: Resource, namespace: str, **selectors: str) -> Listing:
         """Yield all objects that `labelSelector` and `fieldSelector` choose, one by one."""
-        return Listing(self._iterate_pages(resource, namespace, selectors), lambda why: UnusableAnswer(200, why))
+        return Listing(self._get_pages(resource, namespace, selectors), lambda why: UnusableAnswer(200, why))
 
-    async def _iterate_pages(
+    async def _get_pages(
         self, resource: Resource, namespace: str, selectors: dict[str, str]
     ) -> AsyncIterator[ListPage]:
         params, limit = dict(selectors), PAGE
@@ -242,9 +234,8 @@ class Api:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         path, code = resource.build_path(namespace), "<error>"
         try:
-            async with self._session.get(
-                path, params=params, headers=await self._build_headers(), timeout=timeout
-            ) as stream:
+            headers = await self._make_headers()
+            async with self._session.get(path, params=params, headers=headers, timeout=timeout) as stream:
                 code = str(stream.status)
                 if stream.status >= 400:
                     answer = await _read_bounded(stream, LARGEST_ANSWER)
@@ -269,9 +260,7 @@ class Api:
             found.append(item)
         return found
 
-    async def _request_object(
-        self, method: str, plural: str, path: str, body: Object | None = None, **options: Any
-    ) -> Object:
+    async def _call(self, method: str, plural: str, path: str, body: Object | None = None, **options: Any) -> Object:
         answer = await self._request(method, plural, path, body, **options)
         if not is_object(answer):
             raise UnusableAnswer(200, f"{method} {path} gives no object")
@@ -297,7 +286,7 @@ class Api:
         largest: int | None = None,
     ) -> bytes:
         """Return the answer's bytes. Raises _TooLarge above `largest` bytes, UnusableAnswer without that limit."""
-        headers = {**await self._build_headers(), "Content-Type": content_type}
+        headers = {**await self._make_headers(), "Content-Type": content_type}
         data = _encode(body).encode() if body is not None else None
         timeout = aiohttp.ClientTimeout(total=self._seconds_for(method), sock_connect=CONNECT_SECONDS)
         payload = _Payload(data, lambda: self._seconds_for(method)) if data is not None else None
@@ -330,7 +319,7 @@ class Api:
             self._warned[line] = None
             logger.warning("%s", line)
 
-    async def _build_headers(self) -> dict[str, str]:
+    async def _make_headers(self) -> dict[str, str]:
         token = await self._configuration.get_api_key_with_prefix("BearerToken")
         return {"Accept": "application/json", **({"Authorization": token} if token else {})}
 

@@ -289,7 +289,7 @@ def restore(world: World, space: str, resource: Resource) -> None:
     for name in ("clusterIP", "clusterIPs"):
         body["spec"].pop(name, None)
     path = resource.build_path(space)
-    world.run(world.api._request_object("POST", resource.plural, path, body, params={"fieldManager": "velero-server"}))
+    world.run(world.api._call("POST", resource.plural, path, body, params={"fieldManager": "velero-server"}))
 
 
 @pytest.mark.parametrize("resource", [DEPLOYMENTS, BUDGETS, AUTOSCALERS, SERVICES], ids=lambda kind: kind.kind)

@@ -151,7 +151,7 @@ def test_a_replica_without_a_right_to_its_lease_is_not_ready(monkeypatch: pytest
         operator._elector = found = replica(store, "r-operator", (), IDENTITY)
         store.refuses["r-operator"] = status
         await found.try_acquire_or_renew()
-        why = operator._why_unready()
+        why = operator._explain_unreadiness()
         assert why is not None
         assert f"refuses Lease system/r-operator: {status}" in why
         store.refuses.clear()
@@ -213,7 +213,7 @@ def test_a_lease_that_was_deleted_is_named_and_created_again(
         assert leader.refusal is None
         ended = asyncio.create_task(asyncio.sleep(0))
         await ended
-        leader._ended(ended)
+        leader._handle_end(ended)
         await follower.try_acquire_or_renew()
         assert follower.is_leader
         assert lost == [
