@@ -18,6 +18,7 @@ ADAPTER_SIDECAR = "hone_server.adapter_sidecar.main"
 KEY_GUARD = "hone_server.key_guard"
 MODEL_DOWNLOAD = "hone_trainer.inputs.model_download"
 URI_DOWNLOAD = "hone_trainer.models.uri_download"
+ADAPTER_DOWNLOADS = "hone_trainer.models.adapter_downloads"
 PUSH = "hone_trainer.push.main"
 
 # Modules that LINK_ARTIFACTS copies into the volume that the engine's container mounts. vLLM's image has no Hone.

@@ -23,6 +23,8 @@ MODEL_LINK, ADAPTER_LINKS = "model", "adapters"
 
 # A link to the model that a container downloaded from the hub, in the cache at the commit that its revision had.
 POD_DOWNLOADED = "/downloaded"
+# Why adapters could not be downloaded next to a running engine.
+POD_DOWNLOAD_FAILURES = f"{POD_DOWNLOADED}/adapter-failures.json"
 
 # The file in POD_SERVED with the token for the engine's admin routes.
 ADMIN_TOKEN = "admin-token"
@@ -35,6 +37,8 @@ ADMIN_TOKEN_FILE_ENV = "HONE_ADMIN_TOKEN_FILE"
 
 # The adapters that an engine should have, as the operator last wrote them.
 POD_ADAPTERS = "/etc/hone/adapters/adapters.json"
+# Those of them that are downloaded while the engine runs.
+POD_ADAPTER_DOWNLOADS = "/etc/hone/adapters/downloads.json"
 
 TRAINER_PORT = 8080
 ENGINE_PORT = 8000

@@ -1,6 +1,7 @@
 """The messages between the operator and an engine's adapter sidecar: wanted adapters, and the sidecar's report."""
 
 import hashlib
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -10,11 +11,21 @@ from hone_api.io.terminal import make_encodable
 
 
 class WantedAdapter(ForeignModel):
-    """An adapter that the engine should have: an artifact tree, or a folder as PEFT saves it, in the pod."""
+    """An adapter that the engine should have: an artifact tree, or a folder as PEFT saves it, in the pod.
+
+    `download`: the revision of the source of an adapter that is downloaded while the engine runs. It is not a part of
+    `folder`, because pods that an earlier version of the operator made have downloaded the adapter into `folder`.
+    """
 
     name: str
     folder: str
     digest: str | None = None
+    download: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """Return the folder, or the link to what was downloaded from the present source."""
+        return Path(f"{self.folder}-{self.download}" if self.download else self.folder)
 
 
 class WantedAdapters(ForeignModel):
@@ -42,10 +53,14 @@ class AdapterError(ForeignModel):
 
 
 class AdapterState(ForeignModel):
-    """Whether the engine has the adapter with this digest, and has answered with it."""
+    """Whether the engine has the adapter with this digest, and has answered with it.
+
+    `downloading`: its files are not there yet, and no attempt to download them has failed.
+    """
 
     digest: Annotated[str | None, Field(max_length=100)] = None
     loaded: bool = False
+    downloading: bool = False
     error: AdapterError | None = None
 
 

@@ -39,11 +39,12 @@ RESERVED_VARIABLES = (
 
 # Names of the volumes of Hone's pods, in addition to those that begin with `claim-`, and to NUMBERED_VOLUMES.
 RESERVED_VOLUMES = ("tmp", "shm", "manifest", "dataset", "served", "cache", "downloaded", "api-key", "adapters")
-NUMBERED_VOLUMES = r"^(source-)?(secret|certificates|tracker)-[0-9]+$"
+NUMBERED_VOLUMES = r"^((source-)?(secret|certificates|tracker)-[0-9]+|adapter-(secret|certificates)-[0-9a-f]{10})$"
 
 # Names of Hone's own containers.
 RESERVED_CONTAINERS = (
     *("trainer", "prepare", "push", "engine", "check", "guard", "download", "download-uris", "place", "adapters"),
+    "download-adapters",
 )
 
 

@@ -7,6 +7,7 @@ the sidecar's container, and which models are loaded. The sidecar runs hone_serv
 from datetime import datetime, timedelta
 from typing import Any
 
+from hone_api.common import CacheOptions
 from hone_api.containers import ADAPTER_SIDECAR, build_module_command
 from hone_api.inferenceservices.adapter_sync import AdapterSyncReport, WantedAdapter, WantedAdapters, make_revision
 from hone_api.inferenceservices.spec import InferenceServiceSpec, ModelStatus
@@ -23,7 +24,9 @@ from hone_api.layout import (
 from hone_api.reasons import CATALOGUE, ENGINE_FAILED, HoneError
 from pydantic import ValidationError
 
+from hone_operator.engines import hub_download
 from hone_operator.engines.resolve import ResolvedModels
+from hone_operator.inferenceservice import adapter_downloads
 from hone_operator.objects.child_names import make_adapters_config_map_name
 from hone_operator.objects.resources import PODS, Object
 from hone_operator.objects.timestamps import format_timestamp, has_lasted, parse_untrusted_time
@@ -39,8 +42,11 @@ MAX_START_SECONDS = 3600
 
 def build_config_data(resolved: ResolvedModels) -> dict[str, str]:
     """Return the ConfigMap's data: the adapters that every engine of the service should have."""
+    revisions = {download.link: download.revision for download in resolved.uri_downloads.adapters}
     adapters = [
-        WantedAdapter(name=adapter.name, folder=adapter.folder, digest=adapter.digest)
+        WantedAdapter(
+            name=adapter.name, folder=adapter.folder, digest=adapter.digest, download=revisions.get(adapter.folder)
+        )
         for adapter in resolved.all_adapters
     ]
     content = WantedAdapters(base=resolved.base_name, base_revision=resolved.base_revision, adapters=adapters)
@@ -156,16 +162,31 @@ def find_digest(model: ModelStatus, answers: list[Any]) -> str | None:
     return model.digest or next((state.digest for state in states if state and state.digest), None)
 
 
-def find_adapter_error(pods: list[Object], answers: dict[str, Any], revision: str) -> HoneError | None:
-    """Return why an adapter of this revision is not loaded; None without a failure."""
+def find_adapter_error(
+    pods: list[Object], answers: dict[str, Any], revision: str, cache: CacheOptions | None
+) -> HoneError | None:
+    """Return why an adapter of this revision is not loaded; None without a failure. `cache`: that of downloads."""
     for pod in pods:
         report = parse_report(answers.get(pod["metadata"]["uid"]))
         if report is None or report.revision != revision:
             continue
         for state in report.adapters.values():
             if error := state.error:
-                return HoneError(CATALOGUE.get(error.reason, ENGINE_FAILED), error.message, remedy=error.remedy)
+                found = HoneError(CATALOGUE.get(error.reason, ENGINE_FAILED), error.message, remedy=error.remedy)
+                claim = cache.claim.name if cache else None
+                return hub_download.explain_failure(found, claim, pod["metadata"]["namespace"])
     return None
+
+
+def describe_downloads(pods: list[Object], answers: dict[str, Any]) -> str:
+    """Return a sentence about a pod that downloads adapters now; an empty text without one."""
+    for pod in pods:
+        report = parse_report(answers.get(pod["metadata"]["uid"]))
+        if report and (names := sorted(name for name, state in report.adapters.items() if state.downloading)):
+            name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+            log = f"kubectl logs {name} --namespace {namespace} --container {adapter_downloads.CONTAINER}"
+            return f" Pod {name} downloads {', '.join(names)}; how far it is: {log}"
+    return ""
 
 
 def count_outdated_engines(pods: list[Object], answers: dict[str, Any], revision: str) -> int:

@@ -6,7 +6,15 @@ engines/key_guard.py.
 """
 
 from hone_api.inferenceservices.spec import InferenceService, InferenceServiceSpec
-from hone_api.layout import COMPONENT_LABEL, ENGINE_PORT, INFERENCESERVICE_LABEL, MANAGED_BY_LABEL, MANAGER, POD_SERVED
+from hone_api.layout import (
+    COMPONENT_LABEL,
+    ENGINE_PORT,
+    INFERENCESERVICE_LABEL,
+    MANAGED_BY_LABEL,
+    MANAGER,
+    POD_CACHE,
+    POD_SERVED,
+)
 from hone_api.pods.pod_options import ComputeResources
 
 from hone_operator.engines import artifact_links, hub_download, key_guard
@@ -16,8 +24,8 @@ from hone_operator.engines.registry import select_engine
 from hone_operator.engines.resolve import MODULES_CACHE, ResolvedModels
 from hone_operator.engines.root_images import run_as_root_if_needed
 from hone_operator.engines.shutdown import get_grace_seconds
+from hone_operator.inferenceservice import adapter_downloads, autoscaling, rollouts
 from hone_operator.inferenceservice import adapter_sidecar as keeping
-from hone_operator.inferenceservice import autoscaling, rollouts
 from hone_operator.objects import child_names
 from hone_operator.objects.drift import add_digest
 from hone_operator.objects.resources import Object
@@ -98,7 +106,12 @@ def build_adapters_config_map(owner: Object, resolved: ResolvedModels) -> Object
     metadata = _build_metadata(owner, {})
     metadata["name"] = child_names.make_adapters_config_map_name(metadata["name"])
     return add_digest(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": keeping.build_config_data(resolved)}
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata,
+            "data": keeping.build_config_data(resolved) | adapter_downloads.build_config_data(resolved),
+        }
     )
 
 
@@ -156,7 +169,9 @@ def _build_pod(declared: InferenceService, resolved: ResolvedModels, images: Ima
     gpus = spec.resources.gpus
     helpers = [
         *hub_download.build_download_containers(spec, resolved, images.runtime),
-        *resolved.uri_downloads.build_containers(spec, resolved.volumes, images.runtime),
+        *resolved.uri_downloads.build_containers(
+            spec, resolved.volumes, images.runtime, with_adapters=not hot_swaps_adapters(spec, resolved)
+        ),
         *_build_helper_containers(declared, resolved, images),
     ]
     add_scratch_volumes(resolved.volumes, spec.resources)
@@ -259,7 +274,14 @@ def _build_helper_containers(declared: InferenceService, resolved: ResolvedModel
         return guard
     served = Volumes()
     served.add_empty_dir("served", POD_SERVED, medium="Memory", sizeLimit=LINKS_SIZE)
-    mounts = [*(mount for mount in volumes.mounts if mount.get("readOnly")), *served.mounts]
+    # Of a model on the hub the engine writes the cache, from which these containers read adapters.
+    has_downloads = bool(resolved.uri_downloads.adapters)
+    read = [
+        mount | {"readOnly": True}
+        for mount in volumes.mounts
+        if mount.get("readOnly") or (has_downloads and mount["mountPath"] == POD_CACHE)
+    ]
+    mounts = [*read, *served.mounts]
     volumes.volumes += served.volumes
     volumes.mounts += [mount | {"readOnly": True} for mount in served.mounts]
     rank = engine.get_max_lora_rank(spec, resolved)
@@ -272,6 +294,7 @@ def _build_helper_containers(declared: InferenceService, resolved: ResolvedModel
         file = keeping.build_volumes(declared.name)
         volumes.volumes += file.volumes
         mounts = [*mounts, *file.mounts, *_build_key_volume(spec).mounts]
+        found += adapter_downloads.build_containers(spec, resolved, file.mounts, images.runtime, resources)
         found.append(keeping.build_sidecar_container(spec, rank, images.runtime, resources, mounts))
     return [*found, *guard]
 

@@ -22,6 +22,7 @@ from hone_operator.engines.registry import select_engine
 from hone_operator.engines.resolve import WAITING_FOR_JOB, ArtifactNotReady, ResolvedModels, resolve_models
 from hone_operator.engines.root_images import explain_root
 from hone_operator.inferenceservice import (
+    adapter_downloads,
     adapter_sidecar,
     autoscaling,
     child_actions,
@@ -45,6 +46,7 @@ CONTAINERS = (
     hub_download.CONTAINER,
     uri_download.CONTAINER,
     artifact_links.CONTAINER,
+    adapter_downloads.CONTAINER,
     adapter_sidecar.CONTAINER,
     key_guard.CONTAINER,
     children.CHECK_CONTAINER,
@@ -255,6 +257,7 @@ def _set_progressing(
         return
     text = f"{found.get('updatedReplicas', 0)} of {replicas} engines are of the present models, {ready} answer."
     text += hub_download.describe_running(observed.pods)
+    text += adapter_sidecar.describe_downloads(observed.pods, observed.answers)
     conditions.set("Progressing", True, "RollingOut", text)
 
 
@@ -292,10 +295,12 @@ def _set_loading(
     behind = adapter_sidecar.count_outdated_engines(observed.pods, observed.answers, revision)
     if not children.hot_swaps_adapters(declared.spec, resolved) or not behind:
         conditions.set("Progressing", False, "Complete", f"All {replicas} engines serve the present models.")
-    elif failure := adapter_sidecar.find_adapter_error(observed.pods, observed.answers, revision):
+    elif failure := adapter_sidecar.find_adapter_error(observed.pods, observed.answers, revision, declared.spec.cache):
         conditions.set("Progressing", False, failure.reason.name, failure.sentence())
     else:
-        conditions.set("Progressing", True, "LoadingAdapters", f"{behind} of {replicas} engines change their adapters.")
+        text = f"{behind} of {replicas} engines change their adapters."
+        text += adapter_sidecar.describe_downloads(observed.pods, observed.answers)
+        conditions.set("Progressing", True, "LoadingAdapters", text)
         result.requeue_after_seconds = adapter_sidecar.NUDGE_INTERVAL.total_seconds()
 
 
@@ -340,7 +345,7 @@ def _find_engine_failure(
         if container.get("restartCount", 0) >= MIN_REPORTED_RESTARTS:
             return _explain_engine_exit(pod, name, ended)
     if adapter_error := adapter_sidecar.find_adapter_error(
-        [pod], observed.answers, adapter_sidecar.compute_revision(resolved)
+        [pod], observed.answers, adapter_sidecar.compute_revision(resolved), cache
     ):
         return adapter_error
     for name in CONTAINERS:

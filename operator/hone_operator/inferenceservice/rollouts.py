@@ -15,6 +15,7 @@ from hone_api.inferenceservices.spec import InferenceServiceSpec
 from hone_api.reasons import DEPLOYMENT_PAUSED, HoneError
 
 from hone_operator.engines.resolve import ResolvedModels
+from hone_operator.inferenceservice import adapter_downloads
 from hone_operator.objects.drift import compute_digest, contains_fields, get_annotation
 from hone_operator.objects.resources import Object, find_condition
 from hone_operator.objects.spec_fields import (
@@ -49,16 +50,21 @@ def compute_deployment_digest(desired: Object) -> str:
 def compute_template_digest(desired: Object) -> str:
     """Return the digest of the pod template.
 
-    Claims are left out: a claim that a removed adapter needed stays mounted until another change, so that removing an
-    adapter needs no restart. The comparison of fields ensures that the needed claims are mounted.
+    Claims, and the Secrets and certificates of adapters, are left out: what a removed adapter needed stays mounted
+    until another change, so that removing an adapter needs no restart. The comparison of fields ensures that the needed
+    ones are mounted.
     """
     template = copy.deepcopy(desired["spec"]["template"])
     pod = template["spec"]
-    claims = {volume["name"] for volume in pod.get("volumes") or [] if "persistentVolumeClaim" in volume}
-    pod["volumes"] = [volume for volume in pod.get("volumes") or [] if volume["name"] not in claims]
+    left_out = {
+        volume["name"]
+        for volume in pod.get("volumes") or []
+        if "persistentVolumeClaim" in volume or volume["name"].startswith(adapter_downloads.VOLUME_PREFIXES)
+    }
+    pod["volumes"] = [volume for volume in pod.get("volumes") or [] if volume["name"] not in left_out]
     for container in [*pod["containers"], *(pod.get("initContainers") or [])]:
         mounts = container.get("volumeMounts") or []
-        container["volumeMounts"] = [mount for mount in mounts if mount["name"] not in claims]
+        container["volumeMounts"] = [mount for mount in mounts if mount["name"] not in left_out]
     return compute_digest(template)
 
 

@@ -2,7 +2,8 @@
 
 In: the file, and what the engine lists. For each adapter: verify its files, link them, load it in the engine, and
 request one token of it; adapters that the file no longer has are unloaded. Errors are kept for each adapter, reported,
-and tried again after RETRY_SECONDS. engine_client.py calls the engine.
+and tried again after RETRY_SECONDS. An adapter that another container downloads is waited for, and the failure of its
+download is reported as its own. engine_client.py calls the engine.
 """
 
 import http.client
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hone_api.inferenceservices.adapter_downloads import DownloadFailures
 from hone_api.inferenceservices.adapter_sync import (
     AdapterError,
     AdapterState,
@@ -19,8 +21,8 @@ from hone_api.inferenceservices.adapter_sync import (
     WantedAdapters,
     make_revision,
 )
-from hone_api.layout import POD_CLAIMS, make_link_name
-from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_MISSING, HoneError
+from hone_api.layout import POD_CLAIMS, POD_DOWNLOAD_FAILURES, make_link_name
+from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_MISSING, CATALOGUE, INTERNAL_ERROR, HoneError
 from pydantic import ValidationError
 
 from hone_server.adapter_sidecar import link_artifacts
@@ -41,6 +43,7 @@ class AdapterRecord:
     wanted: WantedAdapter
     link: str | None = None
     digest: str | None = None
+    is_downloading: bool = False
     has_answered: bool = False
     error: HoneError | None = None
     retry_at: float = 0.0
@@ -58,6 +61,7 @@ class AdapterReconciler:
     engine: EngineClient
     max_rank: int | None = None
     claims: Path = Path(POD_CLAIMS)
+    download_failures: Path = Path(POD_DOWNLOAD_FAILURES)
     has_started: bool = False
     _revision: str | None = None
     _file: WantedAdapters = field(default_factory=WantedAdapters)
@@ -106,7 +110,12 @@ class AdapterReconciler:
             reason=record.error.reason.name, message=record.error.message, remedy=record.error.remedy
         )
         loaded = record.has_answered and self._listed.get(record.wanted.name) == record.link
-        return AdapterState(digest=record.digest or record.wanted.digest, loaded=loaded, error=error)
+        return AdapterState(
+            digest=record.digest or record.wanted.digest,
+            loaded=loaded,
+            downloading=record.is_downloading,
+            error=error,
+        )
 
     def _read_file(self) -> bool:
         """Read the file; return whether it has changed."""
@@ -136,9 +145,15 @@ class AdapterReconciler:
 
     def _verify_and_link(self, record: AdapterRecord) -> None:
         adapter = record.wanted
-        folder = Path(adapter.folder)
+        folder = adapter.path
         if not self._is_mounted(folder):
             return
+        if adapter.download:
+            if not folder.is_dir():
+                self._wait_for_download(record)
+                return
+            # The link is removed when the file no longer has the adapter, and the engine may read the folder again.
+            record.is_downloading, folder = False, folder.resolve()
         try:
             proved, record.digest = verify.verify_adapter(adapter.name, folder, adapter.digest, *self._base)
             if self.max_rank is not None:
@@ -151,6 +166,18 @@ class AdapterReconciler:
             )
             return
         record.link, record.error = str(link), None
+
+    def _wait_for_download(self, record: AdapterRecord) -> None:
+        """Take over why the download has failed; without a failure it is going on."""
+        try:
+            found = DownloadFailures.model_validate_json(self.download_failures.read_bytes()).failures
+        except (OSError, ValidationError):  # the container that writes it has just started
+            found = {}
+        failure = found.get(record.wanted.path)
+        record.is_downloading = failure is None
+        record.error = failure and HoneError(
+            CATALOGUE.get(failure.reason, INTERNAL_ERROR), failure.message, remedy=failure.remedy
+        )
 
     def _is_mounted(self, folder: Path) -> bool:
         """Return whether the claim of a folder is mounted. If not, a new pod that mounts it replaces this one."""

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from hone_api.artifacts.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hone_api.artifacts.proof import find_proof
-from hone_api.common import ApiModel
 from hone_api.containers import DOWNLOAD_PROGRAM
+from hone_api.inferenceservices.adapter_downloads import RequestedDownload
 from hone_api.io.command_line import parse_pair
 from hone_api.io.terminal import print_line
 from hone_api.layout import ADAPTER, MERGED, MODEL
 from hone_api.reasons import ADAPTER_MISMATCH, ARTIFACT_CORRUPT, INVALID_SPEC, MODEL_NOT_FOUND, HoneError
-from hone_api.remote.sources import RemoteSource
 
 from hone_trainer.inputs.download_program import run_download
 from hone_trainer.inputs.manifest import read_secret
@@ -32,27 +31,15 @@ from hone_trainer.remote.locations import Location
 MODEL_FIELD = "spec.model"
 
 
-class _Source(RemoteSource):
-    """The fields of a source, as the operator passes them."""
-
-    digest: str | None = None
-
-
-class _Download(ApiModel):
-    """One source. `link` becomes a link to its folder."""
-
-    field: str
-    link: Path
-    source: _Source
-
-
 def main(argv: list[str] | None = None) -> int:
     """Download and link; return the exit code."""
     arguments = _parse_arguments(argv)
 
     def download_all() -> None:
         for download in arguments.download:
-            _download(download, dict(arguments.secret), dict(arguments.config_map))
+            begin = time.monotonic()
+            folder = download_source(download, dict(arguments.secret), dict(arguments.config_map))
+            make_link(download, folder, time.monotonic() - begin)
 
     return run_download(download_all)
 
@@ -67,28 +54,33 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _parse_download(text: str) -> _Download:
-    return _Download.model_validate(json.loads(text))
+def _parse_download(text: str) -> RequestedDownload:
+    return RequestedDownload.model_validate(json.loads(text))
 
 
-def _download(download: _Download, secrets: dict[str, str], config_maps: dict[str, str]) -> None:
-    """Download what the cache lacks of a source, and link it.
+def download_source(download: RequestedDownload, secrets: dict[str, str], config_maps: dict[str, str]) -> Path:
+    """Download what the cache lacks of a source, and return the folder to link.
 
+    secrets, config_maps: the folders where they are mounted, by name.
     Raises HoneError ModelNotFound, ModelInvalid, ArtifactCorrupt, AdapterMismatch, and what `remote.fetch` raises.
     """
     location = _locate(download, secrets, config_maps)
     is_model = download.field == MODEL_FIELD
-    begin = time.monotonic()
     downloaded = fetch_again(location, choose_served_model if is_model else choose_served_adapter).folder
     folder = _find_model(downloaded, location) if is_model else _find_adapter(downloaded, location)
     _check_digest(folder, location, download.source.digest)
+    return folder
+
+
+def make_link(download: RequestedDownload, folder: Path, seconds: float) -> None:
+    """Link the folder of a download that took so long."""
     download.link.parent.mkdir(parents=True, exist_ok=True)
     download.link.unlink(missing_ok=True)  # the container may restart in the same pod
     download.link.symlink_to(folder)
-    print_line(f"{DOWNLOAD_PROGRAM}: {location.uri} is in {folder}, after {time.monotonic() - begin:.1f} s")
+    print_line(f"{DOWNLOAD_PROGRAM}: {download.source.uri} is in {folder}, after {seconds:.1f} s")
 
 
-def _locate(download: _Download, secrets: dict[str, str], config_maps: dict[str, str]) -> Location:
+def _locate(download: RequestedDownload, secrets: dict[str, str], config_maps: dict[str, str]) -> Location:
     source = download.source
     certificates = None
     if source.ca_bundle:

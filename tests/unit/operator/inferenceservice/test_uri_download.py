@@ -61,15 +61,14 @@ def requests_of(container: Object) -> list[Object]:
 def test_only_the_download_has_the_secrets(engine: str, more: Object) -> None:
     containers = containers_of(pod_of(engine=engine, adapters=[ADAPTER], **more))
     assert next(iter(containers)) == CONTAINER, "it runs before the containers that read the model"
-    download = containers.pop(CONTAINER)
-    assert mounts(download) == {
-        "/cache": False,
-        "/downloaded": False,
-        "/secrets/login": True,
-        "/secrets/reader": True,
-        "/configmaps/ca": True,
-        "/tmp": False,
-    }
+    download, hot = containers.pop(CONTAINER), containers.pop("download-adapters", None)
+    shared = {"/cache": False, "/downloaded": False, "/tmp": False}
+    of_model, of_adapter = {"/secrets/login": True, "/configmaps/ca": True}, {"/secrets/reader": True}
+    if hot:
+        assert mounts(download) == shared | of_model
+        assert mounts(hot) == shared | of_adapter | {"/etc/hone/adapters": True}
+    else:
+        assert mounts(download) == shared | of_model | of_adapter
     assert containers["engine"]
     for container in containers.values():
         assert "secret" not in str(container.get("volumeMounts", []))
@@ -78,7 +77,7 @@ def test_only_the_download_has_the_secrets(engine: str, more: Object) -> None:
 
 
 def test_the_download_gets_the_sources_and_where_to_link_them() -> None:
-    download = containers_of(pod_of(adapters=[ADAPTER]))[CONTAINER]
+    download = containers_of(pod_of(engine="sglang", adapters=[ADAPTER]))[CONTAINER]
     assert download["image"] == IMAGE
     assert download["command"] == ["python3", "-m", "hone_trainer.models.uri_download"]
     assert download["args"][:6] == [
@@ -132,22 +131,29 @@ def test_the_engine_loads_offline_what_was_downloaded(engine: str) -> None:
 
 def test_adapters_of_uris_are_served_on_a_base_of_the_hub_or_a_job() -> None:
     on_hub = containers_of(pod_of(engine="vllm", model={"name": "org/base"}, adapters=[ADAPTER]))
-    assert list(on_hub) == [CONTAINER, "adapters", "check", "engine"]
+    assert list(on_hub) == ["download-adapters", "adapters", "check", "engine"]
     assert not mounts(on_hub["engine"])["/cache"], "the engine downloads its model into the same volume"
+    assert mounts(on_hub["adapters"])["/cache"], "it verifies the adapters, and writes nothing"
+    placed = containers_of(pod_of(engine="sglang", model={"name": "org/base"}, adapters=[ADAPTER]))
+    assert mounts(placed["place"])["/cache"]
     gated = {"model": {"name": "org/base"}, "tokenSecret": {"name": "hub", "key": "token"}, **CACHE}
-    assert list(containers_of(pod_of(engine="vllm", adapters=[ADAPTER], **gated)))[:2] == ["download", CONTAINER]
+    for engine, container in (("vllm", "download-adapters"), ("sglang", CONTAINER)):
+        names = list(containers_of(pod_of(engine=engine, adapters=[ADAPTER], **gated)))
+        assert names[0] == "download"
+        assert container in names
     of_job = {"model": {"fineTuneJob": {"name": "faq"}}, "adapters": [ADAPTER]}
     assert "/downloaded" in mounts(containers_of(pod_of(finished_job(), **of_job))["engine"])
 
 
 def test_another_digest_or_uri_replaces_the_engines() -> None:
-    first = deployment_of(model=MODEL, adapters=[ADAPTER])["spec"]["template"]
+    first = deployment_of(engine="tgi", model=MODEL, adapters=[ADAPTER])["spec"]["template"]
     for changed in (
         {"model": MODEL | {"uri": "oci://registry.example.com/models/faq:v2"}},
         {"model": MODEL | {"digest": f"sha256:{'b' * 64}"}},
         {"adapters": [ADAPTER | {"uri": "s3://models/other/"}]},
     ):
-        assert deployment_of(**{"model": MODEL, "adapters": [ADAPTER], **changed})["spec"]["template"] != first
+        spec = {"engine": "tgi", "model": MODEL, "adapters": [ADAPTER], **changed}
+        assert deployment_of(**spec)["spec"]["template"] != first
 
 
 def explained(spec: Object, reason: Reason, found: str) -> Object:
