@@ -22,6 +22,7 @@ from hone_api.layout import (
     ADMIN_TOKEN,
     ENGINE_PORT,
     POD_ADAPTERS,
+    POD_DOWNLOAD_FAILURES,
     POD_SERVED,
     SIDECAR_READY_PATH,
     SIDECAR_REPORT_PATH,
@@ -43,7 +44,13 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, level=logging.INFO)
     served: Path = arguments.served
     engine = EngineClient(arguments.engine_port, _prepare_folder(served), arguments.api_key_file)
-    reconciler = AdapterReconciler(arguments.file, served / ADAPTER_LINKS, engine, arguments.max_rank)
+    reconciler = AdapterReconciler(
+        arguments.file,
+        served / ADAPTER_LINKS,
+        engine,
+        arguments.max_rank,
+        download_failures=arguments.download_failures,
+    )
     StatusServer(open_listener("", arguments.port), lambda path: _answer_request(reconciler, path))
     while True:
         reconciler.reconcile()
@@ -58,6 +65,9 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--served", type=Path, default=Path(POD_SERVED), help="folder for links and the token")
     parser.add_argument("--max-rank", type=int, help="largest that the engine takes (default: any kind of adapter)")
     parser.add_argument("--api-key-file", type=Path, help="holds the key that clients must send")
+    parser.add_argument(
+        "--download-failures", type=Path, default=Path(POD_DOWNLOAD_FAILURES), help="why adapters are not downloaded"
+    )
     parser.add_argument("--engine-port", type=int, default=ENGINE_PORT)
     parser.add_argument("--port", type=int, default=ADAPTER_SIDECAR_PORT)
     return parser.parse_args(argv)

@@ -175,8 +175,10 @@ class AdapterReconciler:
             found = {}
         failure = found.get(record.wanted.path)
         record.is_downloading = failure is None
-        record.error = failure and HoneError(
-            CATALOGUE.get(failure.reason, INTERNAL_ERROR), failure.message, remedy=failure.remedy
+        record.error = (
+            HoneError(CATALOGUE.get(failure.reason, INTERNAL_ERROR), failure.message, remedy=failure.remedy)
+            if failure
+            else None
         )
 
     def _is_mounted(self, folder: Path) -> bool:

@@ -1,11 +1,12 @@
 """Download a service's adapters next to its running engine. Does not import torch.
 
 `python -m hone_trainer.models.adapter_downloads` runs in a sidecar, the only container with the adapters' Secrets. In:
-downloads.json, which the operator changes at run time. Out: the files in the cache, which HF_HOME names, a link for each
-adapter, and the reasons of failures, which are tried again. The links are the only state: a restarted process continues
-with the adapters that have none. Next: hone_server.adapter_sidecar, which waits for the links.
+downloads.json, which the operator changes at run time. Out: the files in the cache, which HF_HOME names, a link for
+each adapter, and the reasons of failures, which are tried again. The links are the only state: a restarted process
+continues with the adapters that have none. Next: hone_server.adapter_sidecar, which waits for the links.
 """
 
+import argparse
 import os
 import signal
 import time
@@ -187,20 +188,33 @@ def download_adapter(download: RequestedDownload, secrets: Path, config_maps: Pa
     )
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run until SIGTERM, which ends the process at once: downloads continue from what is in the cache."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    arguments = _parse_arguments(argv)
     make_output_safe(is_stdout_a_log=True)
     downloader = AdapterDownloader(
-        Path(POD_ADAPTER_DOWNLOADS),
-        Path(POD_DOWNLOADED) / ADAPTER_LINKS,
-        Path(POD_DOWNLOAD_FAILURES),
-        partial(download_adapter, secrets=Path(POD_SECRETS), config_maps=Path(POD_CONFIG_MAPS)),
+        arguments.file,
+        arguments.links,
+        arguments.failures,
+        partial(download_adapter, secrets=arguments.secrets, config_maps=arguments.config_maps),
         ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS),
     )
     while True:
         downloader.step(time.monotonic())
         time.sleep(TICK_SECONDS)
+
+
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m hone_trainer.models.adapter_downloads", description="Download adapters next to an engine."
+    )
+    parser.add_argument("--file", type=Path, default=Path(POD_ADAPTER_DOWNLOADS), help="the adapters to download")
+    parser.add_argument("--links", type=Path, default=Path(POD_DOWNLOADED) / ADAPTER_LINKS, help="folder for links")
+    parser.add_argument("--failures", type=Path, default=Path(POD_DOWNLOAD_FAILURES), help="written: what has failed")
+    parser.add_argument("--secrets", type=Path, default=Path(POD_SECRETS), help="folder with a folder for each Secret")
+    parser.add_argument("--config-maps", type=Path, default=Path(POD_CONFIG_MAPS), help="the same of certificates")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
