@@ -158,7 +158,7 @@ class AdapterReconciler:
             proved, record.digest = verify.verify_adapter(adapter.name, folder, adapter.digest, *self._base)
             if self.max_rank is not None:
                 verify.require_loadable_kind(adapter.name, proved, self.max_rank)
-            link = self.links / make_link_name(adapter.name, record.digest or make_revision(adapter.folder))
+            link = self.links / make_link_name(adapter.name, record.digest or make_revision(str(adapter.path)))
             link_artifacts.make_link(link, proved)
         except (HoneError, OSError) as error:
             self._record_failure(

@@ -4,7 +4,7 @@ The registry is CNCF's distribution, in a pod, and requires a login.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -65,6 +65,19 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
         hone.kubectl("delete", "inferenceservices", "--all", namespace=namespace)
 
 
+@pytest.fixture(scope="module")
+def artifact(hone: Cluster, images: Images, lab: str) -> Object:
+    """Return the artifact of a FineTuneJob, which has been pushed to the registry."""
+    made = job("faq", model=source(lab, MODEL_REPOSITORY), dataset=source(lab, ROWS_REPOSITORY))
+    hone.create(made, namespace=lab)
+    done = hone.wait(
+        "finetunejob", "faq", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed")
+    )
+    found: Object = done["status"]["artifact"]
+    push(hone, images, lab, ADAPTER_REPOSITORY, f"/output/{found['path']}", "adapter", claim=found["claim"])
+    return found
+
+
 def endpoint_of(lab: str) -> str:
     return f"http://registry.{lab}:5000"
 
@@ -107,15 +120,8 @@ def service_of(name: str, **spec: Any) -> Object:
 
 
 def test_what_was_trained_from_a_registry_is_served_from_it_in_another_namespace(
-    hone: Cluster, images: Images, lab: str
+    hone: Cluster, lab: str, artifact: Object
 ) -> None:
-    made = job("faq", model=source(lab, MODEL_REPOSITORY), dataset=source(lab, ROWS_REPOSITORY))
-    hone.create(made, namespace=lab)
-    done = hone.wait(
-        "finetunejob", "faq", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed")
-    )
-    artifact = done["status"]["artifact"]
-    push(hone, images, lab, ADAPTER_REPOSITORY, f"/output/{artifact['path']}", "adapter", claim=artifact["claim"])
     with hone.fresh_namespace("elsewhere") as other:
         hone.create(secret("login", LOGIN), namespace=other)
         adapter = source(lab, ADAPTER_REPOSITORY) | {"name": "faq", "digest": artifact["digest"]}
@@ -126,9 +132,64 @@ def test_what_was_trained_from_a_registry_is_served_from_it_in_another_namespace
         models = {each["kind"]: each for each in served["status"]["models"]}
         assert models["adapter"]["digest"] == artifact["digest"]
         assert {kind: each["name"] for kind, each in models.items()} == {"base": "tiny", "adapter": "faq"}
-        command = ["exec", engine["metadata"]["name"], "--container", "engine", "--", "python3", "-c", ASK]
         for model in ("tiny", "faq"):
-            assert hone.kubectl(*command, model, namespace=other).strip()
+            assert ask(hone, other, engine, model)
+
+
+def test_adapters_in_a_registry_are_loaded_into_running_engines(
+    hone: Cluster, images: Images, lab: str, artifact: Object
+) -> None:
+    second = "adapters/second"
+    push(hone, images, lab, second, f"/output/{artifact['path']}", "adapter", claim=artifact["claim"])
+    one = source(lab, ADAPTER_REPOSITORY) | {"name": "one", "digest": artifact["digest"]}
+    two = source(lab, second) | {"name": "two"}
+    hone.create(service_of("hot", model=source(lab, MODEL_REPOSITORY), adapters=[one]), namespace=lab)
+    hone.wait("inferenceservice", "hot", condition("Ready"), lab, timeout=SERVE_SECONDS)
+    [engine] = hone.list("pods", lab, "hone.dev/inferenceservice=hot")
+    containers = [*engine["spec"]["initContainers"], *engine["spec"]["containers"]]
+    with_secret = [each["name"] for each in containers if "/secrets/login" in json.dumps(each["volumeMounts"])]
+    assert with_secret == ["download-uris", "download-adapters"]
+
+    change_adapters(hone, lab, [one, two])
+    hone.wait("inferenceservice", "hot", has_loaded("one", "two"), lab, timeout=SERVE_SECONDS)
+    for model in ("tiny", "one", "two"):
+        assert ask(hone, lab, engine, model)
+
+    missing = source(lab, "adapters/nowhere") | {"name": "three"}
+    change_adapters(hone, lab, [one, two, missing])
+    failed = hone.wait("inferenceservice", "hot", because("Progressing", "ModelNotFound"), lab, timeout=SERVE_SECONDS)
+    assert "spec.adapters[2].uri is " in message(failed, "Progressing")
+    for model in ("one", "two"):
+        assert ask(hone, lab, engine, model)
+
+    change_adapters(hone, lab, [two])
+    hone.wait("inferenceservice", "hot", has_loaded("two"), lab, timeout=SERVE_SECONDS)
+    [same] = hone.list("pods", lab, "hone.dev/inferenceservice=hot")
+    assert same["metadata"]["uid"] == engine["metadata"]["uid"]
+    statuses = [*same["status"]["initContainerStatuses"], *same["status"]["containerStatuses"]]
+    assert {each["name"]: each["restartCount"] for each in statuses if each["restartCount"]} == {}
+
+
+def change_adapters(hone: Cluster, lab: str, adapters: list[Object]) -> None:
+    patch = json.dumps({"spec": {"adapters": adapters}})
+    hone.kubectl("patch", "inferenceservice", "hot", "--type", "merge", "--patch", patch, namespace=lab)
+
+
+def has_loaded(*names: str) -> Callable[[Object], bool]:
+    """Return a check that a service is complete and has loaded these adapters in its engine, and no others."""
+
+    def check(service: Object) -> bool:
+        models = service["status"].get("models", [])
+        loaded = [each["name"] for each in models if each["kind"] == "adapter" and each.get("loaded") == "1/1"]
+        return loaded == list(names) and because("Progressing", "Complete")(service)
+
+    return check
+
+
+def ask(hone: Cluster, namespace: str, engine: Object, model: str) -> str:
+    """Return the answer of a model in the engine's pod."""
+    command = ["exec", engine["metadata"]["name"], "--container", "engine", "--", "python3", "-c", ASK, model]
+    return hone.kubectl(*command, namespace=namespace).strip()
 
 
 def test_another_digest_is_explained(hone: Cluster, lab: str) -> None:

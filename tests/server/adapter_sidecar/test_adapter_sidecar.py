@@ -190,7 +190,8 @@ def test_it_is_ready_when_each_adapter_is_proved_listed_and_has_answered(pod: Po
         "revision": revision,
         "models": ["base", "faq", "support"],
         "adapters": {
-            adapter["name"]: {"digest": adapter["digest"], "loaded": True, "error": None} for adapter in (faq, support)
+            adapter["name"]: {"digest": adapter["digest"], "loaded": True, "downloading": False, "error": None}
+            for adapter in (faq, support)
         },
     }
     assert pod.get("/other").status_code == 404
