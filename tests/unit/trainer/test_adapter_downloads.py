@@ -171,6 +171,17 @@ def test_an_unreadable_list_changes_nothing(pod: Pod, capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err.count("downloads.json can't be read") == 2
 
 
+def test_a_folder_that_can_not_be_written_does_not_end_the_process(pod: Pod, capfd: pytest.CaptureFixture[str]) -> None:
+    pod.request(("a", SOURCES[0]))
+    pod.failures_file.mkdir()
+    for second in range(3):
+        pod.settle(second)
+    assert capfd.readouterr().err.count("trying again") == 1
+    pod.failures_file.rmdir()
+    pod.settle(15)
+    assert pod.state() == ({"a": "1"}, {})
+
+
 def test_new_downloads_come_before_those_that_have_failed() -> None:
     [old, new] = [
         RequestedDownload.model_validate({"field": name, "link": name, "source": {"uri": SOURCES[0]}})

@@ -98,9 +98,22 @@ class AdapterDownloader:
     _failures: dict[Path, FailedDownload] = field(default_factory=dict)
     _read_error: str | None = None
     _written: str | None = None
+    _paused_until: float = 0.0
 
     def step(self, now: float) -> None:
-        """Read the file, link what was downloaded, start downloads that are due, and write down the failures."""
+        """Read the file, link what was downloaded, start downloads that are due, and write down the failures.
+
+        A full disk does not end the process: without this container a pod that serves would no longer be ready.
+        """
+        if now < self._paused_until:
+            return
+        try:
+            self._reconcile(now)
+        except OSError as error:
+            print_line(f"warning: {error}; trying again in {FIRST_RETRY_SECONDS:.0f} s")
+            self._paused_until = now + FIRST_RETRY_SECONDS
+
+    def _reconcile(self, now: float) -> None:
         self._read_file()
         if self._requested is None:
             return

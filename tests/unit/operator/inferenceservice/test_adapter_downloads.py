@@ -198,7 +198,10 @@ def test_pods_of_an_earlier_version_keep_their_adapters_until_they_are_replaced(
 
 ADAPTERS = st.lists(
     st.fixed_dictionaries(
-        {"name": st.sampled_from(["a", "b", "c"]), "uri": st.sampled_from(["s3://models/1/", "oci://r.example.com/m:2"])},
+        {
+            "name": st.sampled_from(["a", "b", "c"]),
+            "uri": st.sampled_from(["s3://models/1/", "oci://r.example.com/m:2"]),
+        },
         optional={
             "secret": st.sampled_from([{"name": "x"}, {"name": "y"}]),
             "caBundle": st.just(CA),
