@@ -23,7 +23,8 @@ from typing import Any
 import httpx
 import yaml
 from hone_api.artifacts.trainer_reports import ProgressReport, TerminationMessage
-from hone_api.io.durable_files import write_atomically
+from hone_api.io.durable_files import remove_path, write_atomically
+from hone_api.layout import ADAPTER, CACHE, CHECKPOINTS, LOGS, MANIFEST, MERGED, MODEL, PREPARED, REPORT
 from pydantic import ValidationError
 
 from hone.errors import ClientError
@@ -33,6 +34,8 @@ from hone.objects.views import Object
 
 STOP_SECONDS = 600.0
 POLL_SECONDS = 0.1
+# What a trainer writes into its output folder.
+SAVED = (MANIFEST, ADAPTER, MERGED, MODEL, REPORT, LOGS, PREPARED, CHECKPOINTS, CACHE)
 # The processes that this program started, by their lock: an ended child stays in the system until it is waited for.
 _children: dict[Path, subprocess.Popen[bytes]] = {}
 
@@ -90,6 +93,8 @@ class TrainerProcess:
         self.state.mkdir(parents=True, exist_ok=True)
         lock = self._take_lock()
         if lock is None:
+            while not self.exists and self.is_running():  # another thread is about to write it
+                time.sleep(POLL_SECONDS)
             if self.read_manifest() == list(documents):
                 return
             raise ClientError(
@@ -97,6 +102,7 @@ class TrainerProcess:
             )
         try:
             write_atomically(self._manifest, yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))
+            foreign = self._find_foreign()
             for old in (self._result, self._start):
                 old.unlink(missing_ok=True)
             port = find_free_port()
@@ -104,6 +110,7 @@ class TrainerProcess:
                 "port": port,
                 "startedAt": format_now(),
                 "claims": {key: str(path) for key, path in claims.items()},
+                "foreign": foreign,
             }
             arguments = make_trainer_arguments(
                 "run", self._manifest, self.output, {key: str(path) for key, path in claims.items()}, verbose=False
@@ -138,10 +145,23 @@ class TrainerProcess:
             time.sleep(POLL_SECONDS)
 
     def remove(self, *, with_output: bool) -> None:
-        """Remove what is known of the job; `with_output`: with all that it saved."""
+        """Remove what is known of the job; `with_output`: with all that it saved. Files of others stay."""
+        foreign = self._find_foreign()
         shutil.rmtree(self.state, ignore_errors=True)
         if with_output:
-            shutil.rmtree(self.output, ignore_errors=True)
+            for name in SAVED:
+                if name not in foreign:
+                    remove_path(self.output / name)
+            with suppress(OSError):  # it holds files of others, or was never made
+                self.output.rmdir()
+
+    def _find_foreign(self) -> list[str]:
+        """Return what the output folder held before the first start; nothing where that was another trainer's."""
+        known = self._read_start().get("foreign")
+        if isinstance(known, list):
+            return known
+        is_output = not self.output.is_dir() or (self.output / CHECKPOINTS).exists()
+        return [] if is_output else sorted(path.name for path in self.output.iterdir())
 
     def is_running(self) -> bool:
         """Return whether the trainer runs."""

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ TRAINER = """#!{python}
 import pathlib, signal, sys, time
 from hone_api.artifacts.trainer_reports import TerminationMessage
 result = pathlib.Path(sys.argv[sys.argv.index("--termination-log") + 1])
-output = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
+output = pathlib.Path(sys.argv[sys.argv.index("--output") + 1]) / "logs"
+(output.parent / "checkpoints").mkdir(parents=True, exist_ok=True)
 def end(outcome, reason, code):
     result.write_bytes(TerminationMessage(outcome=outcome, reason=reason, message="A sentence.").to_bytes())
     sys.exit(code)
@@ -50,8 +52,8 @@ def job(client: Client) -> FineTuneJob:
 
 
 def order(tmp_path: Path, what: str) -> None:
-    output = tmp_path / "jobs/faq"
-    output.mkdir(exist_ok=True)
+    output = tmp_path / "jobs/faq/logs"
+    output.mkdir(parents=True, exist_ok=True)
     whole = tmp_path / "go"
     whole.write_text(what)
     whole.rename(output / "go")  # the program must never read a part
@@ -111,7 +113,28 @@ def test_a_running_job_takes_no_other_spec(client: Client, job: FineTuneJob) -> 
 def test_what_was_saved_stays_unless_it_is_deleted_too(client: Client, job: FineTuneJob, tmp_path: Path) -> None:
     order(tmp_path, "Succeeded")
     job.delete()
-    assert (tmp_path / "jobs/faq/go").exists()
+    assert (tmp_path / "jobs/faq/logs/go").exists()
     assert client.jobs() == []
     client.train(name="faq", model="a/b", dataset=ROWS).delete(with_claim=True)
     assert not (tmp_path / "jobs/faq").exists()
+
+
+def test_files_of_others_in_the_output_folder_are_not_deleted(client: Client, tmp_path: Path) -> None:
+    output = tmp_path / "jobs/faq"
+    (output / "model").mkdir(parents=True)
+    (output / "model/mine.txt").write_text("before the first start")
+    client.train(name="faq", model="a/b", dataset=ROWS)
+    (output / "later.txt").write_text("after it")
+    order(tmp_path, "Succeeded")
+    client.job("faq").wait()
+    client.train(name="faq", model="a/b", dataset=ROWS).delete(with_claim=True)
+    found = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    assert found == {"model/mine.txt", "later.txt"}
+
+
+def test_threads_that_start_the_same_job_start_it_once(client: Client) -> None:
+    def start(_: int) -> str:
+        return client.train(name="faq", model="a/b", dataset=ROWS).name
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(start, range(8))) == {"faq"}
