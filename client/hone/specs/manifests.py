@@ -14,6 +14,7 @@ from typing import Any
 from hone_api.common import API_VERSION, ApiModel
 from hone_api.finetunejobs.spec import FineTuneJobSpec
 from hone_api.inferenceservices.spec import InferenceServiceSpec
+from hone_api.io.terminal import hide_url_credentials
 from pydantic import ValidationError
 
 from hone.errors import InvalidSpecError
@@ -95,24 +96,37 @@ def _make_body(kind: Kind, name: str, model: type[ApiModel], fields: Mapping[str
             mode="json", by_alias=True, exclude_unset=True, exclude_none=True
         )
     except ValidationError as error:
-        raise InvalidSpecError("; ".join(_describe_errors(error)), CORRECT) from None
+        raise InvalidSpecError("; ".join(_describe_errors(error, model)), CORRECT) from None
     body = {"apiVersion": API_VERSION, "kind": kind.name, "metadata": {"name": name}, "spec": spec}
     check_body(body)
     return body
 
 
-def _describe_errors(error: ValidationError) -> list[str]:
+def _describe_errors(error: ValidationError, model: type[ApiModel]) -> list[str]:
     found: dict[str, str] = {}
-    for each in error.errors(include_url=False, include_context=False):
+    for each in error.errors(include_url=False):
         path = ".".join(["spec", *map(str, each["loc"])])
         if each["type"] == "extra_forbidden":
             found.setdefault(path, f'unknown field "{path}"')
         elif each["type"] == "missing":
             found.setdefault(path, f"{path}: Required value")
         else:
-            message = str(each["msg"]).removeprefix("Value error, ")
-            found.setdefault(path, f"{path} is {each['input']!r:.60}: {message}")
+            pattern = each.get("ctx", {}).get("pattern")
+            sentence = _find_sentence(model.model_json_schema(), pattern) if pattern else None
+            message = sentence or str(each["msg"]).removeprefix("Value error, ")
+            shown = hide_url_credentials(repr(each["input"]))  # before it is cut: a cut URL is none
+            found.setdefault(path, f"{path} is {shown:.60}: {message}")
     return list(found.values())
+
+
+def _find_sentence(node: Any, pattern: str) -> str | None:
+    """Return what a schema says of texts that must match a pattern."""
+    if isinstance(node, dict):
+        if node.get("pattern") == pattern and isinstance(node.get("x-message"), str):
+            return str(node["x-message"])
+        node = list(node.values())
+    found = (_find_sentence(each, pattern) for each in node) if isinstance(node, list) else ()
+    return next((each for each in found if each), None)
 
 
 def _make_config_map(source: Source) -> Object | None:

@@ -114,3 +114,22 @@ def test_a_generated_name_is_valid(model: str) -> None:
 def test_a_service_takes_every_field_of_its_spec() -> None:
     found = draft_service("chat", {"fineTuneJob": {"name": "faq"}}, {"max_model_len": 64}, is_local=False)
     assert found.body["spec"] == {"model": {"fineTuneJob": {"name": "faq"}}, "maxModelLen": 64}
+
+
+SECRETS = [
+    ("model", {"model": "https://user:pa55word@host/models/tiny/"}),
+    ("dataset", {"dataset": "https://host/rows.jsonl?X-Amz-Signature=pa55word"}),
+    ("dataset", {"dataset": "s3://AKIA:pa55word@bucket/rows/"}),
+    ("datasets", {"dataset": None, "datasets": [{"uri": "https://u:pa55word@host/a/very/long/path/to/rows.jsonl"}]}),
+    ("tracking", {"tracking": {"mlflow": {"uri": "https://user:pa55word@mlflow"}}}),
+    ("output", {"output": {"push": [{"uri": "s3://AKIA:pa55word@bucket/x"}]}}),
+]
+
+
+@pytest.mark.parametrize(("field", "arguments"), SECRETS)
+def test_a_refused_url_is_named_without_its_credentials(field: str, arguments: dict[str, Any]) -> None:
+    message = refusal(**arguments)
+    assert f"spec.{field}" in message
+    assert "pa55word" not in message
+    assert "must be " in message, "the sentence of the contract, not its regular expression"
+    assert "[a-z0-9]" not in message
