@@ -10,7 +10,7 @@ from hone.errors import HoneError
 from hone.kube import changes, job_watch, logs, lookup, port_forward
 from hone.kube.cluster import Cluster
 from hone.objects import log_target
-from hone.objects.job_progress import has_succeeded
+from hone.objects.job_progress import has_succeeded, is_suspended
 from hone.objects.names import JOB, SERVICE, Kind
 from hone.objects.views import Object, require_artifact, require_available
 from hone.progress import Curve
@@ -54,7 +54,7 @@ class ClusterBackend:
     def follow_job(self, name: str) -> Iterator[Object]:
         for body in job_watch.follow_job(self._cluster, name):
             yield body
-            if has_succeeded(body) is not None:
+            if has_succeeded(body) is not None or is_suspended(body):
                 return
 
     def read_curves(self, name: str) -> dict[str, Curve]:

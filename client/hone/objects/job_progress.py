@@ -65,6 +65,12 @@ def has_succeeded(job: Job) -> bool | None:
     return {"Succeeded": True, "Failed": False}.get(str(stage))
 
 
+def is_suspended(job: Job) -> bool:
+    """Return whether the job is stopped, until somebody changes its spec. Queues suspend only what it is made of."""
+    is_asked = bool((job.get("spec") or {}).get("suspend"))
+    return is_asked and (job.get("status") or {}).get("stage") == "Suspended"
+
+
 def describe_result(job: Job) -> list[str]:
     """Return the message for a job that succeeded."""
     status = job["status"]

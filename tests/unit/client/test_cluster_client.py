@@ -120,6 +120,14 @@ def test_a_job_is_suspended_resumed_and_deleted(fake: FakeCluster) -> None:
     assert body["preconditions"] == {"uid": "uid-faq"}
 
 
+def test_waiting_for_a_suspended_job_ends_with_the_remedy(fake: FakeCluster) -> None:
+    fake.add("finetunejobs", job(stage="Suspended", spec={"suspend": True}))
+    found = Client().job("faq")
+    assert [moment.stage for moment in found.progress()] == ["Suspended"]
+    with pytest.raises(ClientError, match=r"was stopped before its end.*job\.resume\(\)"):
+        found.wait()
+
+
 def test_logs_have_no_control_characters(fake: FakeCluster) -> None:
     fake.add("finetunejobs", job(stage="Training"))
     fake.add("pods", pod("faq-train-0", "trainer"), CORE)
