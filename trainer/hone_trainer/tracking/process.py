@@ -8,9 +8,11 @@ It runs when no other program needs the processor, and does not import torch, wh
 would cost some seconds of computing and some hundred MiB.
 """
 
+import base64
 import fcntl
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -28,6 +30,7 @@ POLL_SECONDS = 1.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SAVE_SECONDS = 1.0
+SHORT_CHARACTERS = 8
 
 
 class OutcomeReader:
@@ -123,9 +126,13 @@ def describe(error: Exception) -> str:
 
 def hide_credentials(text: str) -> str:
     """Return a text without the credentials of this process."""
-    for name in {key for keys in SECRET_KEYS.values() for key in keys}:
-        if value := os.environ.get(name, "").strip():
-            text = text.replace(value, "***")
+    found = [os.environ.get(name, "").strip() for keys in SECRET_KEYS.values() for name in keys]
+    pair = ":".join(os.environ.get(name, "") for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"))
+    found.append(base64.b64encode(pair.encode()).decode())  # as a server that repeats the request's headers shows it
+    for value in sorted(filter(None, found), key=len, reverse=True):
+        # A short one, such as a user's name, is also a part of other words.
+        edge = r"\b" if len(value) < SHORT_CHARACTERS else ""
+        text = re.sub(f"{edge}{re.escape(value)}{edge}", "***", text)
     return text
 
 
