@@ -26,6 +26,9 @@ from hone_trainer.runtime.proxies import Connections
 
 MOST_REDIRECTS = 5
 MOST_INDEX_BYTES = 64 * 1024**2
+# How a page begins, and so many bytes of a file are compared with it.
+_PAGES = (b"<!doctype html", b"<html")
+_START_BYTES = 256
 CONFIG = "config.json"
 # The files of a model besides its configuration and weights. HTTPS can't list a folder, so each is requested.
 MODEL_FILES = (
@@ -49,6 +52,7 @@ class HttpsStore:
         self._as_folder = as_folder
         self._pool = make_pool(location, Connections)
         self._headers = {"Accept-Encoding": "identity", **make_authorization(location)}
+        self._has_seen_page = False
 
     def list_objects(self) -> list[RemoteObject]:
         """Return the file or the model's files. Raises HoneError DatasetNotFound, StoreUnauthorized and others."""
@@ -60,12 +64,14 @@ class HttpsStore:
                     remedy="Name a file, or copy the folder to a bucket or a claim.",
                 )
             found = self._probe(self._location.uri)
+            self._refuse_page(found)
             return [found] if found else []
         weights: Sequence[str] = WEIGHTS
         config = self._probe(self._build_url(CONFIG))
         if not config:
             weights = ADAPTER_WEIGHTS
             config = self._probe(self._build_url(ADAPTER_CONFIG))
+        self._refuse_page(config)
         if not config:
             return []
         refusals: list[HoneError] = []
@@ -126,20 +132,44 @@ class HttpsStore:
             return None
 
     def _probe(self, url: str, name: str | None = None) -> RemoteObject | None:
-        """Return size and validator of a file, by a request for its first byte; None when it is not there."""
+        """Return size and validator of a file, by a request for its first byte; None when it is not there.
+
+        Portals, and applications with one page, answer a request for what they don't have with a page and status 200.
+        """
         with self._request(url, {"Range": "bytes=0-0"}) as response:
             if response.status in (404, 410):
                 return None
             size = read_total(response.headers, response.status)
             validator = read_validator(response.headers)
             has_ranges = response.status == 206 and bool(validator)
+            is_html = response.headers.get("Content-Type", "").lower().startswith("text/html")
         if size is None:
             raise HoneError(
                 self._location.invalid,
                 f"{self._location.where}, and the server does not report the size of {url}",
                 remedy="Serve it with Content-Length, or copy it to a bucket or a claim.",
             )
-        return RemoteObject(name or unquote(urlsplit(url).path).rpartition("/")[2], url, size, validator, has_ranges)
+        found = RemoteObject(name or unquote(urlsplit(url).path).rpartition("/")[2], url, size, validator, has_ranges)
+        if is_html and self._is_page(found):
+            self._has_seen_page = True
+            return None
+        return found
+
+    def _is_page(self, found: RemoteObject) -> bool:
+        """Return whether the content of a file is a page: some servers call every file text/html."""
+        with self.read(found, 0, min(found.size, _START_BYTES)) as blocks:
+            start = b"".join(blocks)
+        return start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES)
+
+    def _refuse_page(self, found: RemoteObject | None) -> None:
+        """Raise HoneError for a source that is not there, and in whose place the server has sent a page."""
+        if not found and self._has_seen_page:
+            raise HoneError(
+                self._location.missing,
+                f"{self._location.where}, and the server answers with a page in HTML, and not with the file",
+                remedy=f"Name the address of the file itself. If the page asks to log in, give the login in "
+                f"{self._location.name_field('secret')}.",
+            )
 
     def _read_index(self, index: RemoteObject) -> list[str]:
         """Return the names of the files that an index of weights names."""

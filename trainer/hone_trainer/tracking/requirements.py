@@ -29,7 +29,8 @@ def read_credentials(inputs: JobInputs) -> dict[str, dict[str, str]]:
     """Return the variables with the credentials of each tracker, from its Secret, or where it is not given from the
     environment.
 
-    Raises HoneError InvalidSpec for a Secret that is not given, has none of the keys, or has a value that can't be sent.
+    Raises HoneError InvalidSpec for a Secret that is not given or has none of the keys, and for a token that can't be
+    sent.
     """
     found: dict[str, dict[str, str]] = {}
     for name, secret in (inputs.job.spec.tracking.secrets if inputs.job.spec.tracking else {}).items():
