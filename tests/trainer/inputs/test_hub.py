@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hone_api.reasons import HUB_UNAUTHORIZED, HUB_UNREACHABLE, HoneError
+from hone_trainer.inputs.hub import resolve_commit
 from hub_server import COMMIT, STUCK_SECONDS, Hub
+from huggingface_hub import constants
 
 Job = Callable[..., dict[str, Any]]
 
@@ -175,3 +178,23 @@ def test_without_the_token_a_private_model_is_refused(make_worker: Callable[...,
     assert (refused.code, refused.message["reason"]) == (67, "HubUnauthorized"), refused.log
     hub.shutdown()
     hub.server_close()
+
+
+@pytest.mark.parametrize("token", ["hf_opensesame\u200b1", "hf_opensesame\u00e9", "hf_open sesame"])
+def test_a_token_that_no_header_takes_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(HoneError) as caught:
+        resolve_commit("model", "me/tiny", "main")
+    assert caught.value.reason is HUB_UNAUTHORIZED
+    assert "the hub's token has a character that no token has" in caught.value.message
+    assert "sesame" not in caught.value.sentence()
+
+
+def test_the_password_of_a_mirror_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://user:opensesame@127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(HoneError) as caught:
+        resolve_commit("model", "me/tiny", "main")
+    assert caught.value.reason is HUB_UNREACHABLE
+    assert "the hub http://…@127.0.0.1:9 can't be reached" in caught.value.message
+    assert "opensesame" not in caught.value.sentence()

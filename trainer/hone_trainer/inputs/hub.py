@@ -1,5 +1,6 @@
 """Resolve names and revisions on the hub to commits, from the cache when the hub can't be reached."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from hone_api.reasons import HUB_UNREACHABLE, HoneError
-from huggingface_hub import HfApi, constants, snapshot_download
+from hone_api.io.terminal import hide_url_credentials
+from hone_api.reasons import HUB_UNAUTHORIZED, HUB_UNREACHABLE, HoneError
+from huggingface_hub import HfApi, constants, get_token, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 
 from hone_trainer.runtime.errors import is_connection_error, make_hub_error, translate_disk_full
@@ -22,6 +24,7 @@ WEIGHTS = ["*.safetensors", "*.bin", "consolidated*.safetensors"]
 ABANDONED_SECONDS = 24 * 3600
 # Seconds that the hub has to answer which commit a revision is.
 TIMEOUT_SECONDS = 10.0
+_SENDABLE = re.compile("[!-~]+")
 
 
 def resolve_commit(kind: RepoType, name: str, revision: str) -> str:
@@ -29,6 +32,13 @@ def resolve_commit(kind: RepoType, name: str, revision: str) -> str:
 
     Raises HoneError ModelNotFound, DatasetNotFound, HubUnauthorized, HubUnreachable.
     """
+    if not is_offline() and not _SENDABLE.fullmatch(get_token() or "-"):
+        raise HoneError(
+            HUB_UNAUTHORIZED,
+            f"spec.{kind}.name is {name}, and the hub's token has a character that no token has",
+            remedy="Write it again, without blanks and invisible characters, into the Secret that spec.tokenSecret "
+            "names, or outside a cluster into HF_TOKEN.",
+        )
     try:
         return str(HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=TIMEOUT_SECONDS).sha)
     except Exception as error:
@@ -41,7 +51,7 @@ def resolve_commit(kind: RepoType, name: str, revision: str) -> str:
         raise HoneError(
             HUB_UNREACHABLE,
             f"spec.{kind}.name is {name}, which is not in the cache {constants.HF_HUB_CACHE}, "
-            f"and the hub {constants.ENDPOINT} can't be reached",
+            f"and the hub {hide_url_credentials(constants.ENDPOINT)} can't be reached",
         ) from error
 
 

@@ -10,13 +10,15 @@ import os
 import re
 import threading
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 from urllib.request import parse_http_list, parse_keqv_list
 
 import urllib3
+from hone_api.io.terminal import print_line
 from hone_api.reasons import INVALID_SPEC, STORE_UNAUTHORIZED, HoneError
 
 from hone_trainer.remote.connections import is_transient, make_refusal, read_wait, translate_failures
@@ -24,6 +26,7 @@ from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import TransientError
 
 DOCKER_CONFIG_KEY = ".dockerconfigjson"
+DOCKER_HUB = "docker.io"
 # Docker Hub's name in configurations, in addition to its host.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 _MOST_TOKEN_BYTES = 2**20
@@ -32,8 +35,10 @@ _SENDABLE = re.compile("[!-~]+")
 Request = Callable[[str, Mapping[str, str]], urllib3.BaseHTTPResponse]
 
 
-def find_login(location: Location, host: str) -> str | None:
+def find_login(location: Location, host: str, repository: str) -> str | None:
     """Return `user:password` of the Secret, else of docker's configuration; None where neither has one for the host.
+
+    A key may name a part of the host's repositories, and have wildcards, as in Kubernetes' image pull secrets.
 
     Raises HoneError InvalidSpec for a Secret that has no login or can't be read.
     """
@@ -43,11 +48,12 @@ def find_login(location: Location, host: str) -> str | None:
             text = (folder / "config.json").read_text()
         except (OSError, UnicodeDecodeError):
             return None
-        return _find_in_config(location, text, host, f"the file {folder / 'config.json'}")
+        return _find_in_config(location, text, host, repository, f"the file {folder / 'config.json'}")
     if "username" in location.secret and "password" in location.secret:
         return ":".join(location.secret[name].rstrip("\r\n") for name in ("username", "password"))
     if config := location.secret.get(DOCKER_CONFIG_KEY):
-        if login := _find_in_config(location, config, host, f"key {DOCKER_CONFIG_KEY} of its Secret"):
+        what = f"key {DOCKER_CONFIG_KEY} of its Secret"
+        if login := _find_in_config(location, config, host, repository, what):
             return login
         found = f"{location.where}, and key {DOCKER_CONFIG_KEY} of its Secret has no user and password for {host}"
         raise HoneError(
@@ -60,18 +66,16 @@ def find_login(location: Location, host: str) -> str | None:
     )
 
 
-def _find_in_config(location: Location, text: str, host: str, what: str) -> str | None:
-    """Return the login of a host from docker's configuration."""
-    keys = [host, f"https://{host}", f"http://{host}", f"https://{host}/", f"https://{host}/v1/", f"https://{host}/v2/"]
-    if host == "docker.io":
-        keys += [_DOCKER_HUB_KEY, "index.docker.io", "registry-1.docker.io"]
+def _find_in_config(location: Location, text: str, host: str, repository: str, what: str) -> str | None:
+    """Return the login of a repository from docker's configuration."""
+    hosts = [host, _DOCKER_HUB_KEY, "index.docker.io", "registry-1.docker.io"] if host == DOCKER_HUB else [host]
     try:
         entries = json.loads(text).get("auths") or {}
-        entry = next((entries[key] for key in keys if entries.get(key)), None)
-        if entry is None:
-            return None
+        # The longest key is the most exact one.
+        keys = sorted((key for key in entries if entries[key] and _is_key_of(key, hosts, repository)), key=len)
+        entry = entries[keys[-1]] if keys else {}
         if entry.get("auth"):
-            return b64decode(entry["auth"], validate=True).decode()
+            return b64decode(entry["auth"], validate=True).decode().rstrip("\r\n")
         return f"{entry['username']}:{entry['password']}" if entry.get("username") else None
     except (ValueError, TypeError, AttributeError, KeyError, binascii.Error):  # the text has the password
         raise HoneError(
@@ -81,12 +85,39 @@ def _find_in_config(location: Location, text: str, host: str, what: str) -> str 
         ) from None
 
 
+def _is_key_of(key: str, hosts: Sequence[str], repository: str) -> bool:
+    """Return whether a key of `auths` is for a repository of a registry, which has these hosts."""
+    if key in hosts:
+        return True
+    host, _, path = key.removeprefix("https://").removeprefix("http://").rstrip("/").partition("/")
+    path = re.sub("^v[12](/|$)", "", path)
+    labels = host.split(".")
+    for own in hosts:
+        parts = own.split(".")
+        is_host = len(labels) == len(parts) and all(map(fnmatchcase, parts, labels))
+        if is_host and (not path or f"{repository}/".startswith(f"{path}/")):
+            return True
+    return False
+
+
+def find_helper(host: str) -> str | None:
+    """Return the credential helper that docker's configuration names for a host, and that Hone does not start."""
+    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    try:
+        document = json.loads((folder / "config.json").read_text())
+        found = (document.get("credHelpers") or {}).get(host) or document.get("credsStore")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return f"docker-credential-{found}" if found else None
+
+
 class Authorization:
     """Answers the challenges of one registry for one repository. Used from several threads."""
 
     def __init__(self, location: Location, host: str, scope: str, request: Request) -> None:
         self._location, self._scope, self._request = location, scope, request
-        self._login = find_login(location, host)
+        self._login = find_login(location, host, scope.split(":")[1])
+        self._helper = None if self._login or location.secret else find_helper(host)
         self._header: str | None = None
         self._lock = threading.Lock()
 
@@ -109,6 +140,11 @@ class Authorization:
         with self._lock:
             if self._header != used:  # another thread has just done it
                 return True
+            if self._helper:
+                print_line(
+                    f"warning: {self._helper} has the logins of docker, and Hone does not start it: no login is sent"
+                )
+                self._helper = None
             found = dict(_parse_challenge(each) for each in challenges)
             if "bearer" in found:
                 self._header = f"Bearer {self._fetch_token(found['bearer'], address)}"

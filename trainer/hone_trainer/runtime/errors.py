@@ -163,7 +163,8 @@ def make_access_denied_error(error: BaseException) -> HoneError | None:
 
 
 def _make_unreachable_error(error: BaseException) -> HoneError:
-    return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {' '.join(str(error).split())}")
+    text = hide_url_credentials(" ".join(str(error).split()))  # HF_ENDPOINT may have user and password
+    return HoneError(HUB_UNREACHABLE, f"The hub can't be reached: {text}")
 
 
 def _remove_addresses(text: str) -> str:
