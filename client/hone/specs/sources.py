@@ -65,6 +65,8 @@ def describe_dataset(value: DatasetSource, name: str, *, is_local: bool) -> Sour
     if isinstance(value, Mapping | BaseModel):
         return Source(value)
     rows = "".join(map(_format_row, value))
+    if not rows:
+        raise InvalidSpecError("dataset has no rows", "Give at least one row, as a dictionary.")
     if (size := len(rows.encode())) > LARGEST_ROWS_BYTES:
         raise InvalidSpecError(
             f"dataset has {size} bytes of rows, and the ConfigMap that they become holds {LARGEST_ROWS_BYTES}",

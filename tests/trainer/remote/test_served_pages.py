@@ -54,3 +54,10 @@ def test_a_page_in_place_of_the_source_is_named(store: Store, kind: Kind, path: 
 def test_rows_that_a_server_calls_a_page_are_read(store: Store) -> None:
     answer_with_pages(store, {"a.jsonl": b'{"text": "<html>"}'}, "text/html")
     assert files_of(fetch(Location("dataset", f"{store.url}/a.jsonl"), None)) == {"a.jsonl": b'{"text": "<html>"}'}
+
+
+def test_a_page_in_place_of_a_registry_is_named(store: Store) -> None:
+    answer_with_pages(store, {})
+    failure = failure_of(Location("dataset", f"oci://{store.url.removeprefix('http://')}/team/faq:v1"))
+    assert "has a manifest that is none of an OCI artifact" in failure.message
+    assert "Check spec.dataset.uri" in failure.remedy

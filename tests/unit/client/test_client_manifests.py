@@ -133,3 +133,7 @@ def test_a_refused_url_is_named_without_its_credentials(field: str, arguments: d
     assert "pa55word" not in message
     assert "must be " in message, "the sentence of the contract, not its regular expression"
     assert "[a-z0-9]" not in message
+
+
+def test_a_dataset_without_rows_is_refused() -> None:
+    assert "dataset has no rows" in refusal(dataset=[])

@@ -39,7 +39,11 @@ class OciStore:
         try:
             layers = parse_manifest(found[0])
         except UnreadableArtifactError as error:
-            raise HoneError(self._location.invalid, f"{self._location.where}, which {error}") from None
+            remedy = (
+                f"Check {self._location.name_field('uri')}: it must name an artifact with files in a registry, as "
+                "oras, modctl and Hone push it, and not a page or an image."
+            )
+            raise HoneError(self._location.invalid, f"{self._location.where}, which {error}", remedy=remedy) from None
         has_ranges = self._probe_ranges(max(layers, key=lambda layer: layer.size)) if layers else False
         return [_describe(layer, has_ranges) for layer in dict.fromkeys(layers)]
 
