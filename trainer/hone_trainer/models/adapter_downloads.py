@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from hone_api.containers import DOWNLOAD_PROGRAM, failure_line
+from hone_api.containers import DOWNLOAD_PROGRAM, format_failure_line
 from hone_api.inferenceservices.adapter_downloads import DownloadFailures, RequestedDownload, RequestedDownloads
 from hone_api.inferenceservices.adapter_sync import AdapterError
 from hone_api.io.durable_files import write_atomically
@@ -162,7 +162,7 @@ class AdapterDownloader:
     def _record_failure(self, download: RequestedDownload, error: HoneError, now: float) -> None:
         if isinstance(error, UnclassifiedError):
             print_line(error.traceback.rstrip("\n"))
-        print_line(failure_line(DOWNLOAD_PROGRAM, error))
+        print_line(format_failure_line(DOWNLOAD_PROGRAM, error))
         earlier = self._failures.get(download.link)
         attempts = earlier.attempts + 1 if earlier else 1
         wait = min(FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 10), LONGEST_RETRY_SECONDS)
