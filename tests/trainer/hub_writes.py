@@ -48,7 +48,7 @@ class WritableHub(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0), url: str = "") -> None:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.asked: list[tuple[str, str]] = []
@@ -56,12 +56,9 @@ class WritableHub(ThreadingHTTPServer):
         self.part_bytes = 0
         self.spoil: Callable[[str, str], int | str | None] = lambda method, path: None
         self.lock = threading.RLock()
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(address, Answer)
+        self.url = url or f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def count(self, method: str, part: str) -> int:
         """Return how many requests there were with this method and a path that contains `part`."""

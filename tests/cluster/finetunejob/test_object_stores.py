@@ -5,27 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kube import Cluster, Images, condition, pod
-from object_store import STORE, run_store
+from kube import Cluster, Images, condition
+from object_store import STORE, make_bucket, run_store
 from s3server.gateway import BUCKET, SECRET
 from server_pod import secret
 from training import ONE_THREAD, ROWS, SERVE_SECONDS, TRAIN_SECONDS, furnish, job, message
 
 Object = dict[str, Any]
-UPLOAD = """
-import io, pathlib, sys
-from minio import Minio
-
-store = Minio("store:7070", sys.argv[1], sys.argv[2], secure=False, region="us-east-1")
-store.make_bucket(sys.argv[3])
-for path in pathlib.Path("/models/tiny").rglob("*"):
-    if path.is_file():
-        store.fput_object(sys.argv[3], f"tiny/{path.relative_to('/models/tiny')}", str(path))
-rows = sys.argv[4].encode()
-store.put_object(sys.argv[3], "rows/train.jsonl", io.BytesIO(rows), len(rows))
-"""
-
-
 # Runs in the engine's container, and prints its answer.
 ASK = """
 import json, sys, urllib.request
@@ -46,9 +32,7 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
             namespace=namespace,
         )
         run_store(hone, images, namespace)
-        keys = [SECRET["AWS_ACCESS_KEY_ID"], SECRET["AWS_SECRET_ACCESS_KEY"]]
-        command = ["python3", "-c", UPLOAD, *keys, BUCKET, ROWS]
-        hone.run_pod(pod("upload", images.runtime, *command, claims={"models": "/models"}), namespace)
+        make_bucket(hone, images, namespace, {"rows/train.jsonl": ROWS}, models="models")
         yield namespace
         hone.kubectl("delete", "inferenceservices", "--all", namespace=namespace)
 

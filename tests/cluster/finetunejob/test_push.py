@@ -6,19 +6,13 @@ from typing import Any
 
 import pytest
 from kube import Cluster, Images, condition, pod
-from object_store import STORE, run_store
+from object_store import KEYS, STORE, make_bucket, run_store
 from s3server.gateway import BUCKET, SECRET
 from server_pod import secret
 from training import TRAIN_SECONDS, furnish, job, message, reasons
 
 Object = dict[str, Any]
 PUSH_SECONDS = 120
-KEYS = [SECRET["AWS_ACCESS_KEY_ID"], SECRET["AWS_SECRET_ACCESS_KEY"]]
-MAKE_BUCKET = """
-import sys
-from minio import Minio
-Minio("store:7070", sys.argv[1], sys.argv[2], secure=False, region="us-east-1").make_bucket(sys.argv[3])
-"""
 # Downloads a folder of the bucket, compares it with its manifest, and prints the digest.
 VERIFY = """
 import pathlib, sys
@@ -42,7 +36,7 @@ def lab(hone: Cluster, images: Images) -> Iterator[str]:
         furnish(hone, images, namespace)
         hone.create(secret("writer", SECRET), namespace=namespace)
         run_store(hone, images, namespace)
-        hone.run_pod(pod("bucket", images.runtime, "python3", "-c", MAKE_BUCKET, *KEYS, BUCKET), namespace)
+        make_bucket(hone, images, namespace, {})
         yield namespace
 
 

@@ -1,19 +1,33 @@
-"""A model and an adapter in an OCI registry: trained from it, and served from it in another namespace.
+"""From a bucket and a registry to an answer in another namespace: what a job trained is served from where it pushed it.
 
-The registry is CNCF's distribution, in a pod, and requires a login.
+The S3 server is versitygw and the registry CNCF's distribution, which requires a login; the hub is a stand-in. Each
+runs in a pod.
 """
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hone import Client
+from hone.kube.cluster import kubeconfig
+from hub_writes import TOKEN
 from kube import Cluster, Images, condition, pod
+from object_store import STORE, make_bucket, run_store
 from ociserver.registry import HTPASSWD, LOGIN, build, find_missing_program
+from s3server.gateway import BUCKET, SECRET
 from server_pod import PROGRAM, run_server, secret
 from training import ONE_THREAD, ROWS, SERVE_SECONDS, TRAIN_SECONDS, because, furnish, job, message
 
 Object = dict[str, Any]
+PUSH_SECONDS = 120
+HUB = "http://hub:8000"
+# The stand-in for the hub of the trainer's tests.
+SERVE_HUB = f"""
+WritableHub(("", 8000), "{HUB}")
+threading.Event().wait()
+"""
 CONFIGURATION = """
 version: 0.1
 storage: {filesystem: {rootdirectory: /data/storage}}
@@ -46,35 +60,61 @@ body = json.dumps({"model": sys.argv[1], "prompt": "red", "max_tokens": 4}).enco
 request = urllib.request.Request("http://127.0.0.1:8000/v1/completions", body, {"Content-Type": "application/json"})
 print(json.load(urllib.request.urlopen(request, timeout=60))["choices"][0]["text"])
 """
-MODEL_REPOSITORY, ROWS_REPOSITORY, ADAPTER_REPOSITORY = "models/tiny", "data/words", "models/faq"
+MODEL_REPOSITORY, ADAPTER_REPOSITORY = "models/tiny", "models/faq"
 
 
 @pytest.fixture(scope="module")
 def lab(hone: Cluster, images: Images) -> Iterator[str]:
-    """Yield a namespace with a registry that has a model and rows."""
+    """Yield a namespace with a bucket that has rows, a registry that has a model, and a hub without repositories."""
     assert not (reason := find_missing_program()), reason
     with hone.fresh_namespace("registry") as namespace:
         furnish(hone, images, namespace)
-        hone.create(secret("login", LOGIN), namespace=namespace)
+        hone.create(
+            secret("login", LOGIN), secret("bucket", SECRET), secret("hub", {"token": TOKEN}), namespace=namespace
+        )
+        run_store(hone, images, namespace)
+        make_bucket(hone, images, namespace, {"rows/train.jsonl": ROWS})
+        run_hub(hone, images, namespace)
         texts = {"HTPASSWD": HTPASSWD, "CONFIGURATION": CONFIGURATION}
         run_server(hone, images, namespace, "registry", 5000, build(), SERVE, texts)
         push(hone, images, namespace, MODEL_REPOSITORY, "/models/tiny", claim="models")
-        rows = "mkdir /tmp/rows && printf '%s' \"$ROWS\" > /tmp/rows/train.jsonl"
-        push(hone, images, namespace, ROWS_REPOSITORY, "/tmp/rows", first=rows)
         yield namespace
         hone.kubectl("delete", "inferenceservices", "--all", namespace=namespace)
 
 
+def run_hub(hone: Cluster, images: Images, namespace: str) -> None:
+    """Run the stand-in for the hub behind HUB, and wait until it listens."""
+    standin = (Path(__file__).parents[2] / "trainer/hub_writes.py").read_text() + SERVE_HUB
+    spec = {"selector": {"app": "hub"}, "ports": [{"port": 8000}]}
+    hone.create({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hub"}, "spec": spec}, namespace=namespace)
+    probe = {"readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1}}
+    hone.create(pod("hub", images.operator, "python3", "-c", standin, **probe), namespace=namespace)
+    hone.wait("pod", "hub", condition("Ready"), namespace)
+
+
 @pytest.fixture(scope="module")
-def artifact(hone: Cluster, images: Images, lab: str) -> Object:
-    """Return the artifact of a FineTuneJob, which has been pushed to the registry."""
-    made = job("faq", model=source(lab, MODEL_REPOSITORY), dataset=source(lab, ROWS_REPOSITORY))
+def pushed(hone: Cluster, lab: str) -> Object:
+    """Return the status of a FineTuneJob whose artifact has been pushed to the bucket, the registry and the hub."""
+    made = job(
+        "faq",
+        model=source(lab, MODEL_REPOSITORY),
+        dataset=in_bucket("rows/train.jsonl"),
+        output={
+            "storage": {"size": "1Gi"},
+            "push": [
+                in_bucket("faq/"),
+                {"oci": uri_of(lab, ADAPTER_REPOSITORY).removeprefix("oci://"), **login_of(lab)},
+                {"hub": {"repo": "me/faq", "tokenSecret": {"name": "hub"}}},
+            ],
+        },
+        # The stand-in has no Xet protocol.
+        pod={"env": [{"name": "HF_ENDPOINT", "value": HUB}, {"name": "HF_HUB_DISABLE_XET", "value": "1"}]},
+    )
     hone.create(made, namespace=lab)
     done = hone.wait(
-        "finetunejob", "faq", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed")
+        "finetunejob", "faq", condition("Pushed"), lab, timeout=TRAIN_SECONDS + PUSH_SECONDS, unless=condition("Failed")
     )
-    found: Object = done["status"]["artifact"]
-    push(hone, images, lab, ADAPTER_REPOSITORY, f"/output/{found['path']}", "adapter", claim=found["claim"])
+    found: Object = done["status"]
     return found
 
 
@@ -93,21 +133,26 @@ def push(
     repository: str,
     folder: str,
     *parts: str,
-    claim: str | None = None,
-    first: str = "true",
+    claim: str,
 ) -> str:
-    """Push a folder, from a claim that is mounted at its first part, after a command; return the digest."""
+    """Push a folder, from a claim that is mounted at its first part; return the digest."""
     name = f"push-{repository.replace('/', '-')}"
     arguments = [uri_of(namespace, repository), endpoint_of(namespace), json.dumps(LOGIN), folder, *parts]
-    command = ["sh", "-euc", f'{first}; exec python3 -c "$0" "$@"', PUSH, *arguments]
-    claims = {claim: f"/{folder.split('/')[1]}"} if claim else None
-    environment = [{"name": "ROWS", "value": ROWS}]
-    pusher = pod(name, images.runtime, *command, claims=claims, env=environment)
+    command = ["python3", "-c", PUSH, *arguments]
+    pusher = pod(name, images.runtime, *command, claims={claim: f"/{folder.split('/')[1]}"})
     return hone.run_pod(pusher, namespace).split()[-1]
 
 
+def login_of(lab: str) -> Object:
+    return {"endpoint": endpoint_of(lab), "secret": {"name": "login"}}
+
+
+def in_bucket(key: str) -> Object:
+    return {"uri": f"s3://{BUCKET}/{key}", "endpoint": STORE, "secret": {"name": "bucket"}}
+
+
 def source(lab: str, repository: str) -> Object:
-    return {"uri": uri_of(lab, repository), "endpoint": endpoint_of(lab), "secret": {"name": "login"}}
+    return {"uri": uri_of(lab, repository), **login_of(lab)}
 
 
 def service_of(name: str, **spec: Any) -> Object:
@@ -119,27 +164,37 @@ def service_of(name: str, **spec: Any) -> Object:
     }
 
 
-def test_what_was_trained_from_a_registry_is_served_from_it_in_another_namespace(
-    hone: Cluster, lab: str, artifact: Object
+def test_what_was_trained_from_a_bucket_is_pushed_and_served_in_another_namespace(
+    hone: Cluster, lab: str, pushed: Object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    repository, digest = uri_of(lab, ADAPTER_REPOSITORY), pushed["artifact"]["digest"]
+    assert [(push["address"], push["digest"]) for push in pushed["pushes"]] == [
+        (f"s3://{BUCKET}/faq/", digest),
+        (repository, digest),
+        ("hf://me/faq", digest),
+    ]
+    pinned = f"{repository.removesuffix(':v1')}@{pushed['pushes'][1]['revision']}"
+    adapter = {"name": "faq", "uri": pinned, "digest": digest, **login_of(lab)}
+    # The library reads KUBECONFIG when it is imported.
+    monkeypatch.setattr(kubeconfig.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", hone.env["KUBECONFIG"])
     with hone.fresh_namespace("elsewhere") as other:
         hone.create(secret("login", LOGIN), namespace=other)
-        adapter = source(lab, ADAPTER_REPOSITORY) | {"name": "faq", "digest": artifact["digest"]}
         hone.create(service_of("chat", model=source(lab, MODEL_REPOSITORY), adapters=[adapter]), namespace=other)
         served = hone.wait("inferenceservice", "chat", condition("Ready"), other, timeout=SERVE_SECONDS)
         [engine] = hone.list("pods", other, "hone.dev/inferenceservice=chat")
         assert '"/secrets/login"' not in json.dumps(engine["spec"]["containers"])
         models = {each["kind"]: each for each in served["status"]["models"]}
-        assert models["adapter"]["digest"] == artifact["digest"]
+        assert models["adapter"]["digest"] == digest
         assert {kind: each["name"] for kind, each in models.items()} == {"base": "tiny", "adapter": "faq"}
-        for model in ("tiny", "faq"):
-            assert ask(hone, other, engine, model)
+        with Client(namespace=other).service("chat") as service:
+            for model in ("tiny", "faq"):
+                assert service.chat("red", model)
 
 
 def test_adapters_in_a_registry_are_loaded_into_running_engines(
-    hone: Cluster, images: Images, lab: str, artifact: Object
+    hone: Cluster, images: Images, lab: str, pushed: Object
 ) -> None:
-    second = "adapters/second"
+    artifact, second = pushed["artifact"], "adapters/second"
     push(hone, images, lab, second, f"/output/{artifact['path']}", "adapter", claim=artifact["claim"])
     one = source(lab, ADAPTER_REPOSITORY) | {"name": "one", "digest": artifact["digest"]}
     two = source(lab, second) | {"name": "two"}
