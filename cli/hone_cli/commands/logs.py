@@ -1,8 +1,9 @@
-"""`hone logs`: print the log of a job's trainer or preparation, or of a service's engine."""
+"""`hone logs`: print the log of a job's preparation, trainer or push, or of a service's engine."""
 
 from typing import Annotated
 
 import typer
+from hone.objects.log_target import Stage
 
 from hone_cli.commands import options
 from hone_cli.ui import output
@@ -12,6 +13,10 @@ Previous = Annotated[
     bool, typer.Option("--previous", "-p", help="The log before the last restart: of the pod, or of the container.")
 ]
 Rank = Annotated[int, typer.Option("--rank", min=0, help="Rank of the trainer whose pod is meant.")]
+StageName = Annotated[
+    Stage | None,
+    typer.Option("--stage", help="Stage of the job (default: train; before it starts, prepare).", case_sensitive=False),
+]
 
 
 def command(
@@ -19,11 +24,15 @@ def command(
     follow: Follow = False,
     previous: Previous = False,
     rank: Rank = 0,
+    stage: StageName = None,
     namespace: options.Namespace = None,
     context: options.Context = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """Print the log of a job's trainer (before it starts, of the preparation), or of a service's newest engine."""
+    """Print the log of a job's trainer (before it starts, of the preparation), or of a service's newest engine.
+
+    --stage prints the log of the preparation, of the trainer, or of the push.
+    """
     from hone.kube import cluster, logs, lookup
     from hone.objects import log_target
 
@@ -32,8 +41,10 @@ def command(
     connection = cluster.connect(context, namespace)
     kind, body = lookup.find_object(connection, name)
     pods = lookup.list_pods(connection, {kind.label: body["metadata"]["name"]})
-    target = log_target.choose_target(body, pods, rank=rank, is_previous=previous)
+    target = log_target.choose_target(body, pods, rank=rank, is_previous=previous, stage=stage)
     others = f"; {target.others} more engine pods" if target.others else ""
+    if target.other_stages:
+        others = f"; there are logs of {' and '.join(f'--stage {each}' for each in target.other_stages)}"
     output.print_hint(f"Pod {target.pod}, container {target.container}{others}:")
     for line in logs.follow_log(connection, target) if follow else logs.read_log(connection, target):
         output.print_line(line)

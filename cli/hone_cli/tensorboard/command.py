@@ -1,5 +1,7 @@
 """`hone tensorboard`: show the curves of a job, from a folder here or from the job's claim while it trains."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -46,13 +48,20 @@ def command(
         TemporaryDirectory(prefix="hone-tensorboard-") as scratch,
         transfer.open_session(connection, job) as session,
     ):
-        copy = EventCopy(session, Path(scratch))
+        copy = EventCopy(session, Path(scratch), _stop_this_process)
         copy.start()
         try:
             code = run_tensorboard(Path(scratch), copy.stop)
         finally:
             copy.stop()
+    if copy.failure:
+        raise copy.failure
     raise typer.Exit(code)
+
+
+def _stop_this_process() -> None:
+    """End TensorBoard and the command, from another thread, as `kill` does."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run_tensorboard(folder: Path, on_stop: Callable[[], None]) -> int:

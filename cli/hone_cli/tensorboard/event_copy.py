@@ -1,20 +1,23 @@
 """Copy the event files of a job while they grow.
 
 The reader pod of `hone pull` runs FOLLOW, which sends what is new over one long connection, since the pod ends when no
-command runs in it. A connection that was cut is opened again, from what is here.
+command runs in it. A connection that was cut is opened again, from what is here, as long as the pod exists.
 """
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hone.artifacts import pod_script, reader_pod
 from hone.artifacts.transfer import Session
 from hone.errors import ClientError
-from hone.kube import exec_socket
+from hone.kube import exec_socket, rest, temporary_pod
+from hone.kube.cluster import Object, explain_error
 from hone_api.layout import LOGS
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 from websocket import ABNF, WebSocketException
 
 from hone_cli.ui import output
@@ -52,11 +55,16 @@ while True:
 
 
 class EventCopy:
-    """Copies the event files of a job into a folder, and keeps the copy up to date, in a thread."""
+    """Copies the event files of a job into a folder, and keeps the copy up to date, in a thread.
 
-    def __init__(self, session: Session, folder: Path) -> None:
+    When that has become impossible, `failure` is why, and `on_failure` is called.
+    """
+
+    def __init__(self, session: Session, folder: Path, on_failure: Callable[[], None]) -> None:
+        self.failure: ClientError | None = None
         self._session = session
         self._folder = folder
+        self._on_failure = on_failure
         self._socket: Any = None
         self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -73,16 +81,42 @@ class EventCopy:
 
     def _run(self) -> None:
         while not self._is_stopped.is_set():
+            refusal = None
             try:
                 self._follow()
                 why = "the stream ended"
             except (ApiException, WebSocketException, OSError) as error:
                 why = str(error) or type(error).__name__
+                refusal = error if isinstance(error, ApiException) else None
             except ClientError as error:
-                output.print_failure(error)
+                self._fail(error)
                 return
-            if not self._is_stopped.wait(RETRY_SECONDS):
-                output.print_hint(f"The curves are not up to date ({' '.join(why.split())}); trying again.")
+            if self._is_stopped.is_set():
+                return
+            if end := self._find_end(refusal):
+                self._fail(end)
+                return
+            output.print_hint(f"The curves are not up to date ({' '.join(why.split())}); trying again.")
+            self._is_stopped.wait(RETRY_SECONDS)
+
+    def _fail(self, error: ClientError) -> None:
+        self.failure = error
+        self._on_failure()
+
+    def _find_end(self, refusal: ApiException | None) -> ClientError | None:
+        """Return why another try can't succeed; None where it may."""
+        name, namespace = self._session.pod, self._session.cluster.namespace
+        try:
+            pod = rest.call_api(self._session.cluster, f"/api/v1/namespaces/{namespace}/pods/{name}")
+        except ApiException as error:
+            if error.status == 404:
+                return _explain_end(name, "was deleted")
+            return explain_error(f"pod {name}", error) if temporary_pod.is_final(error) else None
+        except HTTPError:
+            return None
+        if how := _describe_end(pod):
+            return _explain_end(name, how)
+        return explain_error(f"exec in pod {name}", refusal) if refusal and refusal.status in (401, 403) else None
 
     def _follow(self) -> None:
         """Copy until the stream is cut. Raises ApiException, WebSocketException, OSError, and ClientError."""
@@ -99,6 +133,22 @@ class EventCopy:
                     stream.feed(frame.data[1:])
         finally:
             self._socket.shutdown()
+
+
+def _describe_end(pod: Object) -> str | None:
+    """Return how a pod has ended; None while it runs."""
+    status = pod.get("status") or {}
+    if status.get("phase") not in ("Succeeded", "Failed"):
+        return "is being deleted" if pod["metadata"].get("deletionTimestamp") else None
+    reason = ": ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
+    return f"has ended with phase {status['phase']}" + (f" ({reason})" if reason else "")
+
+
+def _explain_end(pod: str, how: str) -> ClientError:
+    return ClientError(
+        f"pod {pod}, which reads the curves from the claim, {how}",
+        "Run the same command again: it starts another pod.",
+    )
 
 
 class EventStream:

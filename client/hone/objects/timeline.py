@@ -98,6 +98,7 @@ def _list_facts(body: Object, now: datetime) -> list[tuple[str, str]]:
             found.append(
                 ("artifact", f"{artifact.get('kind')} on claim {artifact.get('claim')}: {artifact.get('path')}")
             )
+        found += _list_pushes(body)
         if status.get("gpuSeconds"):
             found.append(("GPU seconds", str(status["gpuSeconds"])))
     else:
@@ -106,6 +107,16 @@ def _list_facts(body: Object, now: datetime) -> list[tuple[str, str]]:
         found.append(("serves", ", ".join(names) or "-"))
         found.append(("endpoint", views.find_endpoint(body) or "-"))
     return [*found, ("digest", views.find_digest(body) or "-")]
+
+
+def _list_pushes(body: Object) -> list[tuple[str, str]]:
+    """Return each destination of the artifact, and what came of the push to it."""
+    found = []
+    for push in (body.get("status") or {}).get("pushes") or []:
+        revision = f", {push['revision']}" if push.get("revision") else ""
+        state = f"complete{revision}" if push.get("digest") else _format_reason(push) or "not pushed yet"
+        found.append(("push", " ".join(f"{push.get('address')}: {state}".split())))
+    return found
 
 
 def _describe_attempt(number: int, attempt: Object) -> list[Moment]:
@@ -157,6 +168,9 @@ def _describe_outcome(body: Object) -> list[str]:
         if ended is False:
             return [f"✗ {job_progress.explain_failure(body)}"]
         waiting = None if ended else job_progress.explain_waiting(body)
+        pushed = views.find_condition(body, "Pushed")
+        if pushed and pushed.get("status") != "True":
+            return [f"It is not pushed: {' '.join(_format_reason(pushed).split())}"]
         return [f"It waits: {waiting}"] if waiting else []
     wrong = [
         f"{each['type']} is {each['status']}: {_format_reason(each)}"

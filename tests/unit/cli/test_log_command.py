@@ -7,7 +7,7 @@ from fake_cluster import CORE, FakeCluster, Object, job, pod, service
 from hone.errors import ClientError
 from hone.kube import logs
 from hone.objects import log_target
-from hone.objects.log_target import Continuation
+from hone.objects.log_target import Continuation, Stage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +33,34 @@ class TestLogs:
             choose(body, pods, rank=4, is_previous=False)
         with pytest.raises(ClientError, match="no pod before second"):
             choose(body, pods, rank=2, is_previous=True)
+
+    def test_a_stage_has_its_own_log(self, fake: FakeCluster, hone: Hone) -> None:
+        fake.add("finetunejobs", job())
+        for name, component in (("p", "prepare"), ("t", "trainer"), ("s", "push")):
+            fake.add("pods", pod(name, component), CORE)
+            fake.logs[name] = [(f"log of {name}\n".encode(), None)]
+        for arguments, name, others in (
+            ((), "t", "--stage prepare and --stage push"),
+            (("--stage", "prepare"), "p", "--stage train and --stage push"),
+            (("--stage", "push"), "s", "--stage prepare and --stage train"),
+        ):
+            code, out, err = hone("logs", "faq", *arguments)
+            assert (code, out) == (0, f"log of {name}\n")
+            assert f"there are logs of {others}" in err
+
+    @pytest.mark.parametrize(
+        ("body", "stage", "rank", "message"),
+        [
+            (job(), "push", 0, "has no pod that pushes: spec.output.push is empty"),
+            (job(stage="Training", spec={"output": {"push": [{}]}}), "push", 0, "its stage is Training, and it pushes"),
+            (job(stage="Training"), "prepare", 0, "has no pod of --stage prepare: its stage is Training"),
+            (job(), "push", 3, "--rank 3: only trainers have ranks, and --stage is push"),
+            (service(), "push", 0, "an InferenceService has no stages"),
+        ],
+    )
+    def test_a_missing_log_of_a_stage_is_explained(self, body: Object, stage: str, rank: int, message: str) -> None:
+        with pytest.raises(ClientError, match=message):
+            log_target.choose_target(body, [], rank=rank, is_previous=False, stage=Stage(stage))
 
     def test_an_init_container_that_failed_is_chosen(self) -> None:
         status = {

@@ -166,6 +166,21 @@ class TestDescribe:
         lines = timeline.describe_object(service(conditions=[waits]), timeline.Surroundings(), NOW)
         assert lines[-2:] == ["It does not answer:", "  ArtifactsResolved is False: NotYet: FineTuneJob faq trains."]
 
+    def test_pushes_are_shown_with_what_came_of_them(self) -> None:
+        pushes = [
+            {"address": "oci://r.example.com/faq:v1", "digest": DIGEST, "revision": "sha256:12"},
+            {"address": "s3://models/faq/", "reason": "StoreUnauthorized", "message": "The keys\nare wrong."},
+            {"address": "hf://me/faq"},
+        ]
+        failed = {"type": "Pushed", "status": "False", "reason": "StoreUnauthorized", "message": "The keys are wrong."}
+        lines = timeline.describe_object(job(pushes=pushes, conditions=[failed]), timeline.Surroundings(), NOW)
+        assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("  push:")] == [
+            "oci://r.example.com/faq:v1: complete, sha256:12",
+            "s3://models/faq/: StoreUnauthorized: The keys are wrong.",
+            "hf://me/faq: not pushed yet",
+        ]
+        assert lines[-1] == "It is not pushed: StoreUnauthorized: The keys are wrong."
+
     @given(st.text())
     def test_a_time_of_any_form_is_read(self, text: str) -> None:
         views.parse_time(text)

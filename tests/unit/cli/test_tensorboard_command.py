@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from artifact_cluster import serve_artifact, start
+from artifact_cluster import run, serve_artifact, start
 from fake_cluster import CORE, FakeCluster
 from hone.errors import ClientError
 from hone_cli.tensorboard.event_copy import EventStream, measure_files
@@ -97,6 +97,33 @@ def test_a_job_is_shown_while_it_trains_and_ctrl_c_removes_everything(fake: Fake
         wait_for(lambda: read_curve(address) == [1, 2, 3, 4, 5], started, seen)
         started.send_signal(signal.SIGINT)
         assert started.wait(60) == 0, "".join(seen)
+    assert not [path for path in fake.objects if path.startswith(PODS)]
+    assert not [*tmp_path.glob("hone-tensorboard-*")]
+
+
+@pytest.mark.parametrize(
+    ("pod", "how"),
+    [
+        (None, "was deleted"),
+        ({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}, "phase Failed (Evicted: low on memory)"),
+    ],
+)
+def test_the_command_ends_when_its_pod_is_gone(
+    fake: FakeCluster, tmp_path: Path, pod: dict[str, str] | None, how: str
+) -> None:
+    def lose_pod(method: str, path: str) -> int | None:
+        if not path.endswith("/exec"):
+            return None
+        body = fake.objects.pop(path.removesuffix("/exec"))
+        if pod:
+            fake.objects[path.removesuffix("/exec")] = body | {"status": pod}
+        return 404
+
+    fake.reply = lose_pod
+    code, _, err = run(tmp_path, "tensorboard", "faq")
+    assert code == 1, err
+    assert how in " ".join(err.split())
+    assert "Run the same command again" in err
     assert not [path for path in fake.objects if path.startswith(PODS)]
     assert not [*tmp_path.glob("hone-tensorboard-*")]
 
