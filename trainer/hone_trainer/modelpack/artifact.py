@@ -149,6 +149,8 @@ def _parse_layer(layer: dict[str, Any]) -> Layer:
     title = str(annotations.get(TITLE) or "")
     if title and not path and not _is_model_layer(media_type):
         is_packed = annotations.get(_ORAS_UNPACK) == "true"
+        if is_packed and media_type.endswith("+zstd"):
+            raise _make_zstd_error(media_type)
         return Layer(digest, size, "" if is_packed else _clean(title), "tar+gzip" if is_packed else "file")
     return Layer(digest, size, _clean(path or title), _find_packing(media_type, path or title))
 
@@ -159,10 +161,15 @@ def _find_packing(media_type: str, name: str) -> Packing:
     if media_type.endswith(".tar"):
         return "tar"
     if media_type.endswith("+zstd"):
-        raise UnreadableArtifactError(f"has a layer of type {media_type}, and zstd is not supported")
+        raise _make_zstd_error(media_type)
     if not name:
         raise UnreadableArtifactError(f"has a layer of type {media_type} without the name of its file")
     return "file"
+
+
+def _make_zstd_error(media_type: str) -> UnreadableArtifactError:
+    found = f"has a layer of type {media_type:.100}, and Hone can't unpack zstd"
+    return UnreadableArtifactError(f"{found}: push it again with gzip (+gzip), or its files as they are")
 
 
 def _is_model_layer(media_type: str) -> bool:
