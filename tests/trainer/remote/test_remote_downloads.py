@@ -1,11 +1,15 @@
 """Downloads from stores that fail: cut connections, busy servers, changed objects, processes killed in the middle."""
 
+import fcntl
 import hashlib
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from hone_api.reasons import (
     HoneError,
 )
 from hone_trainer.remote import download as downloads
+from hone_trainer.remote import fetch as fetching
 from hone_trainer.remote.connections import CONNECTIONS
 from hone_trainer.remote.fetch import Snapshot, fetch
 from hone_trainer.remote.locations import Location
@@ -54,6 +59,28 @@ def test_a_changed_object_gives_another_revision(store: Store) -> None:
     second = fetch(bucket(store), first.revision)
     assert second.revision != first.revision
     assert files_of(second) == below(store)
+
+
+def test_a_download_of_another_process_is_waited_for_by_name(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fetching, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(fetching, "REMIND_SECONDS", 0.1)
+    folder = fetch(bucket(store), None).folder
+    shutil.rmtree(folder)
+    with folder.with_name(f".{folder.name}.lock").open("a+") as lock:
+        lock.seek(0)
+        assert lock.read().startswith(f"process {os.getpid()} on {socket.gethostname()}, since 20")
+        lock.truncate(0)
+        lock.write("process 7 on faq-prepare-x2j9k, since 2026-03-01T10:00:00Z")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        capsys.readouterr()
+        threading.Timer(0.5, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
+        assert files_of(fetch(bucket(store), None)) == below(store)
+    printed = capsys.readouterr().err
+    assert printed.count("waiting for process 7 on faq-prepare-x2j9k, since 2026-03-01T10:00:00Z") >= 2
+    assert "which downloads s3://" in printed
 
 
 @pytest.mark.parametrize("fault", ["cut", "short", 500, 503, 429])

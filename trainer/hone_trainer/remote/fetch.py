@@ -9,14 +9,18 @@ import fcntl
 import hashlib
 import os
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from hone_api.byte_sizes import format_bytes
 from hone_api.io.durable_files import flush_to_disk, write_atomically
-from hone_api.io.terminal import print_line
+from hone_api.io.terminal import make_printable, print_line
 from hone_api.layout import OFFLINE_VARIABLE, REGISTRY_SCHEME, make_remote_folder
 from hone_api.reasons import SOURCE_CHANGED, STORE_UNAUTHORIZED, STORE_UNREACHABLE, HoneError
 from huggingface_hub import constants
@@ -29,6 +33,10 @@ from hone_trainer.remote.oci_store import UNPACKED, OciStore, unpack_archives
 from hone_trainer.remote.s3 import S3Store
 from hone_trainer.runtime.errors import translate_disk_full
 
+# How often a process that waits for another one's download looks again, and prints that it still waits.
+LOOK_SECONDS, REMIND_SECONDS = 1.0, 60.0
+# What one process writes about itself into a lock's file, for those that wait.
+_LONGEST_HOLDER = 200
 # How often a download starts again because an object has changed meanwhile.
 CHANGED_ATTEMPTS = 3
 
@@ -126,7 +134,7 @@ def _bring(downloader: Downloader, objects: list[RemoteObject], cache: Path) -> 
     partial = folder.with_name(f".{_source(location)}-{revision}.part")
     with translate_disk_full(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f".{revision}.lock")):
+        with _locked(folder.with_name(f".{revision}.lock"), location.uri):
             _remove_others(partial)
             if not folder.is_dir():
                 size = format_bytes(sum(found.size for found in objects))
@@ -143,14 +151,35 @@ def _bring(downloader: Downloader, objects: list[RemoteObject], cache: Path) -> 
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time download: jobs may share a cache."""
-    with path.open("a") as lock:
+def _locked(path: Path, uri: str) -> Iterator[None]:
+    """Let one process at a time download: jobs may share a cache. Print for whom this one waits."""
+    with path.open("a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait_for_lock(lock, uri)
         except OSError:  # a file system without locks
             print_line(f"warning: {path} can't be locked: start no second download of the same source")
+        else:
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+            lock.flush()
         yield
+
+
+def _wait_for_lock(lock: TextIO, uri: str) -> None:
+    """Take the lock. Raises OSError where the file system has none."""
+    began, reminded = time.monotonic(), -REMIND_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            waited = time.monotonic() - began
+        if waited >= reminded + REMIND_SECONDS:
+            reminded = waited
+            lock.seek(0)
+            holder = make_printable(lock.read(_LONGEST_HOLDER)) or "another process"
+            print_line(f"waiting for {holder}, which downloads {uri} into the same cache ({waited:.0f} s)")
+        time.sleep(LOOK_SECONDS)
 
 
 def _source(location: Location) -> str:
