@@ -40,7 +40,7 @@ PLACEMENT: Object = {
 }
 VARIANTS: dict[str, Object] = {
     "default": {},
-    "placed": {"operator": PLACEMENT, "global": {"imagePullSecrets": [{"name": "all"}], "commonLabels": {"a": "b"}}},
+    "placed": {"operator": PLACEMENT, "global": {"imagePullSecrets": ["all", "registry"], "commonLabels": {"a": "b"}}},
     "one-namespace": {
         "watchNamespaces": ["team"],
         "crds": {"enabled": False},
@@ -49,7 +49,7 @@ VARIANTS: dict[str, Object] = {
     },
     "service-monitor": {
         "prometheus": {
-            "servicemonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "servicemonitor": {"enabled": True, "interval": "1d", "labels": {"release": "prometheus"}},
             "engines": {"enabled": True},
         },
         "dashboard": {"enabled": True},

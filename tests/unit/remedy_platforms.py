@@ -104,6 +104,23 @@ WORLDS = [
             ('exec: "python3": executable file not found in $PATH', "spec.pod.image"),
         )
     ),
+    *(
+        World(
+            f"a trainer that ended with {name}",
+            ended,
+            failed_pod({}, terminated=terminated(code)),
+            (name, what),
+            pod_in_state(running={"startedAt": BEFORE}),
+        )
+        for code, name, what in (
+            (132, "SIGILL", "spec.pod.nodeSelector"),
+            (133, "SIGTRAP", "its log"),
+            (134, "SIGABRT", "HSA_OVERRIDE_GFX_VERSION in spec.pod.env"),
+            (135, "SIGBUS", "spec.resources.sharedMemory"),
+            (136, "SIGFPE", "spec.pod.image"),
+            (139, "SIGSEGV", "amdgpu driver"),
+        )
+    ),
     World(
         "a container that the node lost",
         ended,

@@ -107,7 +107,11 @@ true
 
 {{- /* Where, and as whom, pods of the operator's image run. */}}
 {{- define "hone.podOptions" -}}
-{{- with concat (.Values.global.imagePullSecrets | default list) (.Values.operator.imagePullSecrets | default list) | uniq }}
+{{- $secrets := list }}
+{{- range concat (.Values.global.imagePullSecrets | default list) (.Values.operator.imagePullSecrets | default list) }}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
+{{- end }}
+{{- with $secrets | uniq }}
 imagePullSecrets: {{- toYaml . | nindent 0 }}
 {{- end }}
 enableServiceLinks: false

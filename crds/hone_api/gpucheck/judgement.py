@@ -32,6 +32,16 @@ _LOOK_AT_NODE = (
     "See on the node what else uses the GPU (`rocm-smi --showpids`) and what the driver reports (`dmesg`); run "
     "`kubectl cordon NODE` to have other nodes used meanwhile"
 )
+_BUSY = f"A GPU is being reset, or a virtual machine or another process has it for itself. {_LOOK_AT_NODE}."
+# By the errno of opening a device file.
+_REMEDIES = {
+    errno.EMFILE: "The container may have no more open files: raise its limit on the node (LimitNOFILE of containerd's "
+    "or CRI-O's systemd unit, `ulimit -n`), and look for a process in the pod that never closes its files.",
+    errno.ENFILE: "All processes of the node together have as many open files as its kernel allows: raise "
+    "`sysctl fs.file-max` there, or find the process that never closes its files (`lsof`).",
+    errno.EBUSY: _BUSY,
+    errno.EAGAIN: _BUSY,
+}
 IMAGE = "Name an image in spec.pod.image, or in the chart's values for all objects (runtime.image, runtime.vllmImage),"
 
 
@@ -185,6 +195,8 @@ def _is_allowed(facts: Facts, file: DeviceFile) -> bool:
 
 def _explain_broken(facts: Facts, file: DeviceFile) -> Problem:
     cause = f"{_format_request(facts)}, and {file.path} can't be opened: {os.strerror(file.error)}"
+    if remedy := _REMEDIES.get(file.error):
+        return Problem(cause, remedy)
     return Problem(
         cause,
         "The amdgpu driver of the node does not answer: look for amdgpu in the node's `dmesg`, load the driver with "

@@ -25,7 +25,7 @@ from hone_api.reasons import (
     Reason,
 )
 
-from hone_operator.diagnosis import container_start, volumes
+from hone_operator.diagnosis import container_start, exit_signals, volumes
 from hone_operator.diagnosis.pod_state import get_phase, get_terminated_state
 from hone_operator.objects.child_names import PUSH
 from hone_operator.objects.resources import Object, find_condition
@@ -115,10 +115,11 @@ def _explain_end(pod: Object, container: str, state: Object, message: Terminatio
             return _get_reason_and_sentence(HoneError(POD_REJECTED, found, remedy=remedy))
         return _get_reason_and_sentence(HoneError(POD_NOT_STARTED, text))
     code = state.get("exitCode")
-    how = "was killed" if code == _KILLED_EXIT_CODE else f"ended with exit code {code}"
+    how = "was killed" if code == _KILLED_EXIT_CODE else exit_signals.describe_exit(code)
     who = "push" if container == PUSH else "trainer"
     text = f"left a message that is not the {who}'s: {left[-MAX_QUOTED_CHARACTERS:]}" if left else "left no message"
-    return _get_reason_and_sentence(HoneError(INTERNAL_ERROR, f"The {who} {how} and {text}"))
+    remedy = exit_signals.advise_on_exit(code)
+    return _get_reason_and_sentence(HoneError(INTERNAL_ERROR, f"The {who} {how} and {text}", remedy=remedy))
 
 
 def _was_lost(state: Object) -> bool:

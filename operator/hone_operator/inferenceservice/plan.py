@@ -13,7 +13,7 @@ from hone_api.inferenceservices.spec import InferenceService, ModelStatus
 from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, ENGINE_SILENT, INVALID_SPEC, HoneError
 from pydantic import ValidationError
 
-from hone_operator.diagnosis import liveness, pod_state
+from hone_operator.diagnosis import exit_signals, liveness, pod_state
 from hone_operator.diagnosis.admission import explain_refusal
 from hone_operator.diagnosis.pod_failure import explain_out_of_memory
 from hone_operator.engines import artifact_links, hub_download, key_guard, uri_download
@@ -380,10 +380,14 @@ def _explain_engine_exit(pod: Object, container: str, ended: Object) -> HoneErro
     if ended.get("reason") == "OOMKilled":
         return explain_out_of_memory(pod, container)
     text = (ended.get("message") or "").strip()
-    last = text[-MAX_LOG_CHARACTERS:] or f"exit code {ended.get('exitCode')} and no message"
+    code = ended.get("exitCode")
+    last = text[-MAX_LOG_CHARACTERS:] or f"exit code {code} and no message"
+    crash, advice = exit_signals.find_signal(code), exit_signals.advise_on_exit(code)
+    by = f" by {crash} (exit code {code})" if crash else ""
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    remedy = f"See its log: kubectl logs {name} --namespace {namespace} --container {container} --previous"
-    return HoneError(ENGINE_FAILED, f"The engine exits again and again: {last}", remedy=remedy)
+    log = f"See its log: kubectl logs {name} --namespace {namespace} --container {container} --previous"
+    remedy = f"{advice} {log}" if advice else log
+    return HoneError(ENGINE_FAILED, f"The engine exits again and again{by}: {last}", remedy=remedy)
 
 
 def _build_model_status(model: ModelStatus, answers: list[Any], replicas: int | None) -> Object:

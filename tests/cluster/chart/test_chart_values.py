@@ -31,6 +31,9 @@ Object = dict[str, Any]
         ("operator.extraArgs[0]=--listen=:1", "operator.extraArgs has --listen"),
         ("operator.extraArgs[0]=--lis=:1", "operator.extraArgs has --lis"),
         ("operator.extraArgs[0]=--lease-namespace=other", "operator.extraArgs has --lease-namespace"),
+        ("global.imagePullSecrets[0].secret=x", "imagePullSecrets"),
+        ("prometheus.servicemonitor.interval=1s1h", "interval"),
+        ("prometheus.servicemonitor.scrapeTimeout=", "scrapeTimeout"),
         ("operator.volumes[0].name=tmp", "operator.volumes names tmp"),
         ("operator.volumeMounts[0].mountPath=/tmp/", "operator.volumeMounts has the mountPath /tmp"),
     ],
@@ -39,6 +42,25 @@ def test_values_without_a_meaning_are_refused(control_plane: None, values: str, 
     worked, said = helm("template", "hone", CHART, "--set", values)
     assert not worked
     assert message in said
+
+
+@pytest.mark.parametrize("given", ["{all,registry}", None])
+def test_pull_secrets_are_names_or_objects(control_plane: None, given: str | None) -> None:
+    objects = "global.imagePullSecrets[0].name=all,operator.imagePullSecrets[0]=registry"
+    values = f"global.imagePullSecrets={given},operator.imagePullSecrets={{registry}}" if given else objects
+    worked, printed = helm("template", "hone", CHART, "--set", values)
+    assert worked, printed
+    [deployment] = [each for each in yaml.safe_load_all(printed) if each and each["kind"] == "Deployment"]
+    secrets = deployment["spec"]["template"]["spec"]["imagePullSecrets"]
+    assert secrets == [{"name": "all"}, {"name": "registry"}]
+
+
+@pytest.mark.parametrize("interval", ["0", "30s", "1d", "1h30m", "500ms"])
+def test_intervals_are_durations_of_prometheus(control_plane: None, interval: str) -> None:
+    enabled, given = "prometheus.servicemonitor.enabled=true", f"prometheus.servicemonitor.interval={interval}"
+    worked, printed = helm("template", "hone", CHART, "--set", enabled, "--set-string", given)
+    assert worked, printed
+    assert f"interval: {interval}" in printed.replace('"', "")
 
 
 def test_the_schema_describes_exactly_the_values_that_there_are(control_plane: None) -> None:
@@ -86,7 +108,8 @@ def test_every_map_of_labels_and_annotations_is_checked() -> None:
             found |= find(each, f"{path}.{name}" if path else name)
         return found
 
-    found = find(json.loads((CHART / "values.schema.json").read_text()), "")
+    every = find(json.loads((CHART / "values.schema.json").read_text()), "")
+    found = {path: name for path, name in every.items() if name in ("#/$defs/labels", "#/$defs/annotations")}
     expected = dict.fromkeys(LABELS, "#/$defs/labels") | dict.fromkeys(ANNOTATIONS, "#/$defs/annotations")
     assert found == expected
     paths = find_paths(yaml.safe_load((CHART / "values.yaml").read_text()))

@@ -270,6 +270,15 @@ LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, availabl
             "UnexpectedAdmissionError: Allocate failed",
         ),
         (ended(KILLED), "InternalError", "was killed"),
+        (
+            ended(terminated(132)),
+            "InternalError",
+            "ended with exit code 132 (SIGILL) and left no message. The program ",
+        ),
+        (ended(terminated(134)), "InternalError", "(SIGABRT) and left no message. A library has given up"),
+        (ended(terminated(135)), "InternalError", "so raise spec.resources.sharedMemory"),
+        (ended(terminated(139)), "InternalError", "(SIGSEGV) and left no message. Native code has crashed"),
+        (ended(terminated(1)), "InternalError", "ended with exit code 1 and left no message"),
     ],
 )
 def test_why_a_trainer_ended(found: Object, reason: str, words: str) -> None:

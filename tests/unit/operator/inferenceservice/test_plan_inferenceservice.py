@@ -211,10 +211,10 @@ def test_objects_of_others_are_never_taken_over(child: str) -> None:
     assert conditions(found.status)["Accepted"] == ("False", "NameConflict")
 
 
-def restarted(words: str, reason: str = "Error") -> Object:
+def restarted(words: str, reason: str = "Error", code: int = 65) -> Object:
     found = pod(container="engine", waiting={"reason": "CrashLoopBackOff"})
     [status] = found["status"]["containerStatuses"]
-    status |= {"restartCount": 3, "lastState": {"terminated": {"exitCode": 65, "reason": reason, "message": words}}}
+    status |= {"restartCount": 3, "lastState": {"terminated": {"exitCode": code, "reason": reason, "message": words}}}
     return found
 
 
@@ -235,6 +235,7 @@ def not_placed(words: str) -> Object:
             "adapter/x differs. Train it again.",
         ),
         (restarted("Traceback: boom"), "EngineFailed", "boom"),
+        (restarted("boom", code=139), "EngineFailed", "by SIGSEGV (exit code 139): boom. Native code has crashed"),
         (
             not_placed("hone-place: AdapterMismatch: Adapter x has rank 9. Do this."),
             "AdapterMismatch",
