@@ -25,7 +25,7 @@ from hone_api.reasons import (
     Reason,
 )
 
-from hone_operator.diagnosis import container_start, exit_signals, volumes
+from hone_operator.diagnosis import containers, volumes
 from hone_operator.diagnosis.pod_state import get_phase, get_terminated_state
 from hone_operator.objects.child_names import PUSH
 from hone_operator.objects.resources import Object, find_condition
@@ -102,9 +102,9 @@ def _explain_end(pod: Object, container: str, state: Object, message: Terminatio
     if disruption:
         return _get_reason_and_sentence(disruption)
     status, left = pod.get("status") or {}, " ".join((state.get("message") or "").split())
-    if state.get("reason") in container_start.START_FAILURES:
+    if state.get("reason") in containers.START_FAILURES:
         text = f"{state['reason']}: {left[:MAX_QUOTED_CHARACTERS]}"
-        return _get_reason_and_sentence(HoneError(POD_NOT_STARTED, text, remedy=container_start.advise_on_start(left)))
+        return _get_reason_and_sentence(HoneError(POD_NOT_STARTED, text, remedy=containers.advise_on_start(left)))
     if _was_lost(state):
         return _get_reason_and_sentence(_explain_lost_container(pod))
     if not state and status.get("reason"):
@@ -115,10 +115,10 @@ def _explain_end(pod: Object, container: str, state: Object, message: Terminatio
             return _get_reason_and_sentence(HoneError(POD_REJECTED, found, remedy=remedy))
         return _get_reason_and_sentence(HoneError(POD_NOT_STARTED, text))
     code = state.get("exitCode")
-    how = "was killed" if code == _KILLED_EXIT_CODE else exit_signals.describe_exit(code)
+    how = "was killed" if code == _KILLED_EXIT_CODE else containers.describe_exit(code)
     who = "push" if container == PUSH else "trainer"
     text = f"left a message that is not the {who}'s: {left[-MAX_QUOTED_CHARACTERS:]}" if left else "left no message"
-    remedy = exit_signals.advise_on_exit(code)
+    remedy = containers.advise_on_exit(code)
     return _get_reason_and_sentence(HoneError(INTERNAL_ERROR, f"The {who} {how} and {text}", remedy=remedy))
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from hone_api.reasons import POD_NOT_STARTED, UNSCHEDULABLE, VOLUME_NOT_BOUND, HoneError
 
-from hone_operator.diagnosis import autoscalers, container_start, image_pull, volumes
+from hone_operator.diagnosis import autoscalers, containers, image_pull, volumes
 from hone_operator.diagnosis.autoscalers import ScalingReport
 from hone_operator.diagnosis.nodes import ClusterNodes
 from hone_operator.diagnosis.unschedulable import explain_unschedulable
@@ -86,7 +86,7 @@ def explain_not_running(
     if reason in image_pull.IMAGE_PULL_REASONS:
         return image_pull.explain_image_pull(reason, text, get_image(pod, container))
     if reason in NOT_STARTED_REASONS:
-        return HoneError(POD_NOT_STARTED, f"{reason}: {text}", remedy=container_start.advise_on_start(text))
+        return HoneError(POD_NOT_STARTED, f"{reason}: {text}", remedy=containers.advise_on_start(text))
     if warning and _is_older(pod, STARTING_GRACE, now):
         return volumes.explain_mount_failure(warning)
     return None

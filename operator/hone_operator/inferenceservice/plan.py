@@ -13,7 +13,7 @@ from hone_api.inferenceservices.spec import InferenceService, ModelStatus
 from hone_api.reasons import CATALOGUE, CLAIM_NOT_SHARED, ENGINE_FAILED, ENGINE_SILENT, INVALID_SPEC, HoneError
 from pydantic import ValidationError
 
-from hone_operator.diagnosis import exit_signals, liveness, pod_state
+from hone_operator.diagnosis import containers, liveness, pod_state
 from hone_operator.diagnosis.admission import explain_refusal
 from hone_operator.diagnosis.pod_failure import explain_out_of_memory
 from hone_operator.engines import artifact_links, hub_download, key_guard, uri_download
@@ -382,7 +382,7 @@ def _explain_engine_exit(pod: Object, container: str, ended: Object) -> HoneErro
     text = (ended.get("message") or "").strip()
     code = ended.get("exitCode")
     last = text[-MAX_LOG_CHARACTERS:] or f"exit code {code} and no message"
-    crash, advice = exit_signals.find_signal(code), exit_signals.advise_on_exit(code)
+    crash, advice = containers.find_signal(code), containers.advise_on_exit(code)
     by = f" by {crash} (exit code {code})" if crash else ""
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     log = f"See its log: kubectl logs {name} --namespace {namespace} --container {container} --previous"

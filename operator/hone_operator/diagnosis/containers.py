@@ -1,14 +1,33 @@
-"""Name the signal that ended a container, and what usually causes it.
+"""What to do where the container runtime can't start a container, and where a signal ended it.
 
-In: the exit code in a container's status, which is 128 plus the signal's number. Out: words for a message, and a
-remedy. Called for pods of jobs (pod_failure.py) and for engines (inferenceservice/plan.py). SIGKILL is explained where
-the reason of the status is known; SIGTERM is how Kubernetes ends pods.
+In: its message and exit code, in the container's status. Out: a remedy. Called for pods that wait (pod_state.py), pods
+that have ended (pod_failure.py), since without a restart policy the failed start is the container's end, and engines
+(inferenceservice/plan.py). SIGKILL is explained where the reason of the status is known.
 """
 
+import re
 import signal
 
-_BASE = 128
+from hone_operator.diagnosis import volumes
+
+# Reasons of a terminated container that never ran.
+START_FAILURES = frozenset({"StartError", "ContainerCannotRun", "CreateContainerError", "RunContainerError"})
+
 _ADVICE = (
+    (
+        r"/dev/(?:kfd|dri)|[Cc][Dd][Ii] device",
+        "The node's GPUs have changed since the device plugin or driver listed them, or the amdgpu driver is not "
+        "loaded: look at the node's `dmesg`, restart AMD's device plugin there, or run `kubectl cordon NODE` to have "
+        "other nodes used.",
+    ),
+    (
+        r"executable file not found|exec format error",
+        "Correct spec.pod.image: the image lacks the program, or is for another architecture.",
+    ),
+)
+# The exit code is this plus the number of the signal.
+_SIGNAL_BASE = 128
+_SIGNAL_ADVICE = (
     (
         "SIGILL",
         "The program has instructions that the node's CPU lacks, such as AVX2 or AVX-512: have other nodes "
@@ -40,9 +59,15 @@ _ADVICE = (
 )
 
 
+def advise_on_start(message: str) -> str | None:
+    """Return the remedy; None for other messages."""
+    found = next((advice for pattern, advice in _ADVICE if re.search(pattern, message)), None)
+    return found or volumes.advise_on_missing_source(message)
+
+
 def find_signal(exit_code: object) -> str | None:
     """Return the name of the signal of a crash that an exit code means; None for any other end."""
-    return next((name for name, _ in _ADVICE if exit_code == _BASE + signal.Signals[name]), None)
+    return next((name for name, _ in _SIGNAL_ADVICE if exit_code == _SIGNAL_BASE + signal.Signals[name]), None)
 
 
 def describe_exit(exit_code: object) -> str:
@@ -54,4 +79,4 @@ def describe_exit(exit_code: object) -> str:
 def advise_on_exit(exit_code: object) -> str | None:
     """Return what usually causes the signal and what to do; None for other exit codes."""
     name = find_signal(exit_code)
-    return next((advice for found, advice in _ADVICE if found == name), None)
+    return next((advice for found, advice in _SIGNAL_ADVICE if found == name), None)
