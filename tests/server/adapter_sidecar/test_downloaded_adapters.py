@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from go_fixtures import skip_without_programs
-from hone_api.containers import ADAPTER_DOWNLOADS, ADAPTER_SIDECAR, module_command
+from hone_api.containers import ADAPTER_DOWNLOADS, ADAPTER_SIDECAR, build_module_command
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.oci_push import ArtifactPusher
 from ociserver.registry import LOGIN, RegistryServer, find_missing_program
@@ -56,7 +56,7 @@ class Pod:
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a container's program."""
-        command = [sys.executable, *module_command(module)[1:], *arguments]
+        command = [sys.executable, *build_module_command(module)[1:], *arguments]
         log = (self.root / f"{module}.log").open("ab")
         environment = {**os.environ, "HF_HOME": str(self.root / "cache"), "CUDA_VISIBLE_DEVICES": ""}
         self.processes[module] = subprocess.Popen(command, stderr=log, env=environment)
