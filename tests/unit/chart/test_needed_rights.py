@@ -22,7 +22,7 @@ CHART = Path(__file__).parents[3] / "charts/hone/templates"
 VERBS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("get", "refresh_cached", "_reread"), ("get",)),
     **dict.fromkeys(("read", "read_cached", "read_child", "read_child_or_foreign"), ("get",)),
-    **dict.fromkeys(("items", "list", "_list"), ("list",)),
+    **dict.fromkeys(("iterate_items", "list", "_list"), ("list",)),
     **dict.fromkeys(("create", "try_create"), ("create",)),
     **dict.fromkeys(("patch", "apply"), ("patch",)),
     "replace": ("update",),
