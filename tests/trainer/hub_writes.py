@@ -42,8 +42,9 @@ class Repository:
 class WritableHub(ThreadingHTTPServer):
     """A hub with one user, `me`, whose token is TOKEN.
 
-    `spoil` is called with method and path of each request, and may return a fault: a status; "cut", which ends the
-    connection in the middle of what the client sends; or "lost", which does what is asked and sends no answer.
+    `spoil` is called with method and path of each request, and may return a fault: a status, or one with a sentence;
+    "cut", which ends the connection in the middle of what the client sends; "lost", which does what is asked and sends
+    no answer; or "page", which is a page of something else. `retry_after` is sent with status 429.
     """
 
     daemon_threads = True
@@ -54,7 +55,8 @@ class WritableHub(ThreadingHTTPServer):
         self.asked: list[tuple[str, str]] = []
         self.received_bytes = 0
         self.part_bytes = 0
-        self.spoil: Callable[[str, str], int | str | None] = lambda method, path: None
+        self.retry_after = "0"
+        self.spoil: Callable[[str, str], int | str | tuple[int, str] | None] = lambda method, path: None
         self.lock = threading.RLock()
         super().__init__(address, Answer)
         self.url = url or f"http://127.0.0.1:{self.server_address[1]}"
@@ -82,8 +84,13 @@ class Answer(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if fault == "page":
+            return self.send(200, b"<html>Welcome</html>", {"Content-Type": "text/html"})
         if isinstance(fault, int):
-            return self.send(fault, {"error": "refused by the test"}, {"Retry-After": "0"} if fault == 429 else {})
+            fault = fault, "refused by the test"
+        if isinstance(fault, tuple):
+            wait = {"Retry-After": self.server.retry_after} if fault[0] == 429 else {}
+            return self.send(fault[0], {"error": fault[1]}, wait)
         is_object = path.startswith("/lfs/")
         if not is_object and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.send(401, {"error": "Invalid username or password."})

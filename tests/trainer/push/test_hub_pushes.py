@@ -1,11 +1,8 @@
 """Pushes to a stand-in of the hub: one commit, repeated without a byte, and with faults of the hub."""
 
 import socket
-import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hone_api.reasons import (
@@ -20,27 +17,12 @@ from hone_trainer.push.artifact import LocalArtifact, load_artifact
 from hone_trainer.push.hub import HUB_MANIFEST, HubPush
 from hub_writes import TOKEN, Repository, WritableHub
 from huggingface_hub import constants
-from huggingface_hub.utils import _http
 from killed import Child
 from long_matrix import is_long, make_random
 from pushed_artifacts import list_content, write_artifact
 
 SHARDS = (200_000, 100_000, 50_000)
 KILLS = {False: 20, True: 200}
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WritableHub]:
-    """Yield a hub without repositories, with which the library waits shortly after a failure."""
-    server = WritableHub()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(_http, "time", SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None}))
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def push(artifact: LocalArtifact, repo: str = "me/faq", token: str | None = TOKEN) -> str:

@@ -1,6 +1,5 @@
 """Pushes to a real S3 server: complete, repeated without a byte, replaced, refused, and verified."""
 
-import hashlib
 import itertools
 import shutil
 from pathlib import Path
@@ -18,6 +17,7 @@ from hone_api.reasons import (
     Reason,
 )
 from hone_trainer.push.artifact import LocalArtifact, load_artifact
+from hone_trainer.push.plan import HeldFile
 from hone_trainer.push.s3 import S3Push
 from hone_trainer.push.s3_store import S3Destination
 from hone_trainer.remote.fetch import open_store
@@ -199,12 +199,11 @@ def test_content_that_arrived_damaged_is_sent_again(
 ) -> None:
     write, spoiled = S3Destination.put, []
 
-    def put(self: S3Destination, name: str, content: bytes, md5: bytes) -> None:
+    def put(self: S3Destination, name: str, content: bytes, held: HeldFile | None) -> str:
         if not spoiled and content:
             spoiled.append(name)
             content = bytes(len(content))
-            md5 = hashlib.md5(content).digest()
-        write(self, name, content, md5)
+        return write(self, name, content, held)
 
     monkeypatch.setattr(S3Destination, "put", put)
     push(artifact, at(gateway, folder))
@@ -217,9 +216,9 @@ def test_an_artifact_that_is_trained_again_meanwhile_gets_no_manifest(
 ) -> None:
     write = S3Destination.put
 
-    def put(self: S3Destination, name: str, content: bytes, md5: bytes) -> None:
+    def put(self: S3Destination, name: str, content: bytes, held: HeldFile | None) -> str:
         (artifact.root / MANIFEST).unlink(missing_ok=True)
-        write(self, name, content, md5)
+        return write(self, name, content, held)
 
     monkeypatch.setattr(S3Destination, "put", put)
     reason, _ = refused(artifact, at(gateway, folder))

@@ -7,11 +7,14 @@ those of an interrupted push, and the next one sends only the others.
 
 import hashlib
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from traceback import walk_tb
 from typing import Any
 
 from hone_api import strictjson
@@ -22,19 +25,19 @@ from hone_api.layout import ADAPTER, MANIFEST
 from hone_api.reasons import (
     DESTINATION_MISSING,
     DESTINATION_OCCUPIED,
-    DESTINATION_REFUSED,
     HUB_UNAUTHORIZED,
     HUB_UNREACHABLE,
     HoneError,
 )
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, set_client_factory
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils._http import default_client_factory, parse_ratelimit_headers
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from hone_trainer.push.artifact import LocalArtifact, LocalFile
 from hone_trainer.push.plan import HeldFile, PushPlan, make_damage_error, plan_push, refuse_other_job
+from hone_trainer.remote.refusals import Answer, Verdict, judge_answer, make_destination_error, read_answer
 from hone_trainer.runtime.errors import classify_error, is_connection_error
 
 # The artifact's manifest in the repository. Another name than in an artifact, since its paths are those of an artifact.
@@ -45,10 +48,14 @@ ATTEMPTS = 6
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 # Without a byte for this long a request has failed. The hub may need long for a commit, which is then found complete.
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 120.0
+# The hub counts requests in windows of five minutes: so long at most a push waits when it is told to.
+LONGEST_LIMIT_SECONDS = 300.0
+MOST_CHARACTERS = 600
 # How often everything is uploaded whose content differs from the file's afterwards.
 DAMAGED_ATTEMPTS = 3
 # Somebody else has committed meanwhile, or commits now.
 _CONFLICTS = (409, 412)
+_SENDABLE = re.compile("[!-~]+")
 
 
 @dataclass
@@ -69,6 +76,7 @@ class HubPush:
 
         Reasons: HubUnauthorized, HubUnreachable, DestinationMissing, DestinationOccupied, DestinationRefused.
         """
+        self._refuse_unusable_token()
         disable_progress_bars()
         set_client_factory(self._make_client)
         api = HfApi(token=self.token)
@@ -80,11 +88,19 @@ class HubPush:
                 raise
             except Exception as error:
                 failed += 1
-                if not (_is_conflict(error) or is_connection_error(error)) or failed >= ATTEMPTS:
+                if not _is_passing(error) or failed >= ATTEMPTS:
                     raise self._explain(error) from error
                 self.note(f"the hub failed: {_describe(error)}: trying again")
                 longest = min(self.first_wait_seconds * 2**failed, LONGEST_WAIT_SECONDS)
-                time.sleep(random.uniform(longest / 2, longest))
+                time.sleep(max(_read_wait(error), random.uniform(longest / 2, longest)))
+
+    def _refuse_unusable_token(self) -> None:
+        """Raise HoneError HubUnauthorized for a token that the HTTP client would quote in its error."""
+        token = self.token or get_token()
+        if token and not _SENDABLE.fullmatch(token):
+            found = f"{self.where}, and its token has a space, a line feed or another character that no token has"
+            remedy = f"Write the token again, without quotes and the like, in {self.token_field}."
+            raise HoneError(HUB_UNAUTHORIZED, found, remedy=remedy)
 
     def _make_client(self) -> Any:
         """Return the HTTP client of the library, which has no timeouts by default: a silent hub would hold a push."""
@@ -113,7 +129,10 @@ class HubPush:
     def _find_head(self, api: HfApi) -> str:
         """Return the newest commit of the repository, which is created if it does not exist."""
         try:
-            return str(api.model_info(self.repo, timeout=self.silence_seconds).sha)
+            found = api.model_info(self.repo, timeout=self.silence_seconds)
+            if self.is_private and found.private is False:
+                self.note(f"warning: {self.repo} exists and is public: everybody can read what is pushed to it")
+            return str(found.sha)
         except RepositoryNotFoundError:
             kind = "private" if self.is_private else "public"
             self.note(f"creating the {kind} repository {self.repo}")
@@ -165,19 +184,37 @@ class HubPush:
 
     def _explain(self, error: Exception) -> HoneError:
         """Return the failure that an exception of huggingface_hub means."""
-        response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
-        status = response.status_code if response is not None else None
-        text = _describe(error)
-        if status in (401, 403):
+        text, answer = _describe(error), _find_answer(error)
+        field = self.where.partition(" is ")[0].replace("The", "the")
+        network = "Check the network and proxy, and the variable HF_ENDPOINT if it is set. Or push again later."
+        if answer is None and is_connection_error(error):
+            return HoneError(
+                HUB_UNREACHABLE, f"{self.where}, and the hub failed {ATTEMPTS} times: {text}", remedy=network
+            )
+        if answer is None and _is_unreadable(error):
+            found = f"{self.where}, and {constants.ENDPOINT} answers, and not as the hub does: {text}"
+            return HoneError(
+                HUB_UNREACHABLE,
+                hide_url_credentials(found),
+                remedy="Correct the variable HF_ENDPOINT if it is set, or log in at the portal of the network.",
+            )
+        if answer is None:
+            if isinstance(error, ValueError):  # also refusals of single files, which come with status 200
+                found = f"{self.where}, and the hub refuses the commit: {text}"
+                return make_destination_error(found, Verdict.REFUSED, field)
+            return classify_error(error)
+        verdict = judge_answer(answer)
+        if verdict is Verdict.PASSING:
+            return HoneError(
+                HUB_UNREACHABLE, f"{self.where}, and the hub failed {ATTEMPTS} times: {text}", remedy=network
+            )
+        if verdict is Verdict.UNAUTHORIZED:
             remedy = f"Give a token that may write to {self.repo}, in {self.token_field}."
             return HoneError(HUB_UNAUTHORIZED, f"{self.where}, and the hub refused access: {text}", remedy=remedy)
-        if is_connection_error(error):
-            return HoneError(HUB_UNREACHABLE, f"{self.where}, and the hub failed {ATTEMPTS} times: {text}")
-        if isinstance(error, RepositoryNotFoundError):
-            return HoneError(DESTINATION_MISSING, f"{self.where}, and it can't be created: {text}")
-        if isinstance(error, HfHubHTTPError | ValueError):
-            return HoneError(DESTINATION_REFUSED, f"{self.where}, and the hub refuses the commit: {text}")
-        return classify_error(error)
+        if verdict is Verdict.MISSING:
+            remedy = f"Create {self.repo}, or correct {field}. A mirror that HF_ENDPOINT names may take no writes."
+            return HoneError(DESTINATION_MISSING, f"{self.where}, and it can't be created: {text}", remedy=remedy)
+        return make_destination_error(f"{self.where}, and the hub refuses the commit: {text}", verdict, field)
 
 
 def list_repository_files(artifact: LocalArtifact) -> list[LocalFile]:
@@ -209,10 +246,43 @@ def _is_same(file: LocalFile, held: HeldFile) -> bool:
     return digest == found.hexdigest()
 
 
-def _is_conflict(error: Exception) -> bool:
-    return isinstance(error, HfHubHTTPError) and error.response.status_code in _CONFLICTS
+def _find_answer(error: Exception) -> Answer | None:
+    """Return the hub's answer that an exception is about; None for other failures."""
+    if not isinstance(error, HfHubHTTPError):
+        return None
+    sentence = str(error.server_message or getattr(error.response, "text", "") or "")
+    return read_answer(error.response.status_code, sentence.encode())
+
+
+def _is_passing(error: Exception) -> bool:
+    """Return whether the same push may succeed in a moment."""
+    answer = _find_answer(error)
+    if answer is None:
+        return is_connection_error(error)
+    return answer.status in _CONFLICTS or judge_answer(answer) is Verdict.PASSING
+
+
+def _is_unreadable(error: Exception) -> bool:
+    """Return whether the library could not read an answer, such as a page of a portal."""
+    if isinstance(error, JSONDecodeError):
+        return True
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return isinstance(error, KeyError | TypeError | AttributeError) and frames[-1].startswith("huggingface_hub")
+
+
+def _read_wait(error: Exception) -> float:
+    """Return the seconds that the hub asks to wait for."""
+    if not isinstance(error, HfHubHTTPError):
+        return 0.0
+    limit = parse_ratelimit_headers(error.response.headers)
+    if limit is not None and limit.remaining == 0:
+        return min(float(limit.reset_in_seconds), LONGEST_LIMIT_SECONDS)
+    text = error.response.headers.get("Retry-After", "")
+    return min(float(text), LONGEST_LIMIT_SECONDS) if text.isascii() and text.isdigit() else 0.0
 
 
 def _describe(error: Exception) -> str:
-    """Return an exception's text without the queries of URLs, which may be signatures."""
-    return hide_url_credentials(" ".join(str(error).split()))
+    """Return what the hub answered, or an exception's text without the queries of URLs, which may be signatures."""
+    answer = _find_answer(error)
+    text = str(answer) if answer and answer.sentence else hide_url_credentials(" ".join(str(error).split()))
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS].rstrip()} …"

@@ -39,9 +39,10 @@ _MIB = 1024**2
 
 @dataclass
 class _Upload:
-    """A file that is uploaded in parts. `done` are the parts that the server has, by number."""
+    """A file that is uploaded in parts, over `held`. `done` are the parts that the server has, by number."""
 
     file: LocalFile
+    held: HeldFile | None
     id: str
     count: int
     done: dict[int, UploadedPart] = field(default_factory=dict)
@@ -57,11 +58,14 @@ class S3Push(Transfers):
     part_bytes: int = PART_BYTES
     # The MD5 digests of the parts of files, as far as they were needed.
     _digests: dict[str, list[bytes]] = field(default_factory=dict, kw_only=True, repr=False)
+    # The ETags that the server gave to what was sent now.
+    _written: dict[str, str] = field(default_factory=dict, kw_only=True, repr=False)
 
     def push(self, artifact: LocalArtifact) -> None:
         """Make the folder the artifact. Raises HoneError.
 
-        Reasons: StoreUnauthorized, StoreUnreachable, DestinationMissing, DestinationOccupied, InvalidSpec.
+        Reasons: StoreUnauthorized, StoreUnreachable, DestinationMissing, DestinationOccupied, DestinationRefused,
+        InvalidSpec.
         """
         changed = None
         for _ in range(CHANGED_ATTEMPTS):
@@ -70,8 +74,12 @@ class S3Push(Transfers):
             except ChangedError as error:
                 changed = error
                 self.note(f"{self.location.uri} has changed ({error}): starting again")
-        remedy = "Let no other program write to it, and push again."
-        raise HoneError(DESTINATION_OCCUPIED, f"{self.location.where}, and {changed}", remedy=remedy) from changed
+        assert changed
+        raise self._make_occupied(changed) from changed
+
+    def _make_occupied(self, changed: ChangedError) -> HoneError:
+        remedy = "Let one job alone push to this folder, and no other program write to it; then push again."
+        return HoneError(DESTINATION_OCCUPIED, f"{self.location.where}, and {changed}", remedy=remedy)
 
     def _push(self, artifact: LocalArtifact) -> None:
         held = self.retry(self.store.list_held)
@@ -88,23 +96,48 @@ class S3Push(Transfers):
             self._refuse_other_content(plan, held)
         self._meter = Meter(sum(file.size for file in artifact.files), 0, self.note, verb="uploaded")
         self._meter.count_present(sum(file.size for file in artifact.files) - plan.upload_bytes)
+        if plan.remove:
+            self._require_manifest(held.get(MANIFEST), self.retry(self.store.list_held))
         for name in plan.remove:
             self.note(f"removing {name} of the artifact that is replaced")
             self.retry(partial(self.store.remove, name))
-        if plan.upload:
-            self._upload_until_complete(artifact.files, plan)
+        verified = self._upload_until_complete(artifact.files, plan, held) if plan.upload else held
         artifact.refuse_replaced()
-        self._write_manifest(artifact, held)
+        self._write_manifest(artifact, held.get(MANIFEST), verified, earlier)
 
-    def _upload_until_complete(self, files: list[LocalFile], plan: PushPlan) -> None:
-        """Upload the plan's files. Raises HoneError StoreUnreachable for content that never arrives as it was sent."""
+    def _upload_until_complete(
+        self, files: list[LocalFile], plan: PushPlan, held: dict[str, HeldFile]
+    ) -> dict[str, HeldFile]:
+        """Upload the plan's files, and return what the folder holds then, which has the content of all files.
+
+        Raises HoneError StoreUnreachable for content that never arrives as it was sent, ChangedError.
+        """
         for _ in range(DAMAGED_ATTEMPTS):
             self.note(f"uploading {len(plan.upload)} files, {format_bytes(plan.upload_bytes)}")
-            self._upload(plan.upload)
-            plan = self._compare(files, self.retry(self.store.list_held))
+            self._upload(plan.upload, held)
+            held = self.retry(self.store.list_held)
+            plan = self._compare(files, held)
             if not plan.upload:
-                return
+                return held
+            for name in (file.name for file in plan.upload):
+                found, written = held.get(name), self._written.get(name)
+                if written and (found is None or found.digest != written):
+                    raise ChangedError(f"{name} was written or removed by another program")
         raise make_damage_error(STORE_UNREACHABLE, self.location.where, plan, DAMAGED_ATTEMPTS)
+
+    def _require_manifest(self, expected: HeldFile | None, now: dict[str, HeldFile]) -> None:
+        """Raise ChangedError where the folder has another manifest than the one that was read: of another push."""
+        if now.get(MANIFEST) != expected:
+            raise ChangedError(f"{MANIFEST} was written or removed by another program")
+
+    def _require_files(
+        self, artifact: LocalArtifact, verified: dict[str, HeldFile], now: dict[str, HeldFile], earlier: Sequence[str]
+    ) -> None:
+        """Raise ChangedError where an object is no longer the one that was verified, HoneError DestinationOccupied."""
+        self._refuse_foreign(artifact, now, earlier)
+        for file in artifact.files:
+            if now.get(file.name) != verified[file.name]:
+                raise ChangedError(f"{file.name} was written or removed by another program")
 
     def _compare(self, files: list[LocalFile], held: dict[str, HeldFile], earlier: Sequence[str] = ()) -> PushPlan:
         """Return what is missing. Files are read in parallel."""
@@ -120,8 +153,11 @@ class S3Push(Transfers):
     def _is_same(self, file: LocalFile, held: HeldFile) -> bool:
         """Return whether an object of a file's size has its content: by its ETag, else by reading it.
 
-        ETags of encrypted objects, and of those that another program uploaded in other parts, prove nothing.
+        ETags of encrypted objects, and of those that another program uploaded in other parts, prove nothing, apart from
+        the one that the server gave to the parts that this process has sent, each of which it has compared by a digest.
         """
+        if held.digest and held.digest == self._written.get(file.name) and file.size > self._find_part_bytes(file):
+            return True
         if held.digest == self._make_etag(file):
             return True
         wanted = self.store.describe(file.name, held)
@@ -178,24 +214,57 @@ class S3Push(Transfers):
 
         return self.retry(read)
 
-    def _write_manifest(self, artifact: LocalArtifact, held: dict[str, HeldFile]) -> None:
-        """Write manifest.json, unless it is there, and read it again."""
-        found = held.get(MANIFEST)
-        if found and self._read_small(found) == artifact.content:
+    def _write_manifest(
+        self,
+        artifact: LocalArtifact,
+        expected: HeldFile | None,
+        verified: dict[str, HeldFile],
+        earlier: Sequence[str],
+    ) -> None:
+        """Write manifest.json over the expected one, unless it is there, and look at the full artifact again.
+
+        Another push to the folder may have begun since it was listed; of two, one at most finds all its files here.
+        """
+        now = self.retry(self.store.list_held)
+        self._require_manifest(expected, now)
+        self._require_files(artifact, verified, now, earlier)
+        if expected and self._read_small(expected) == artifact.content:
             self.note(f"{self.location.uri} is complete")
             return
-        digest = hashlib.md5(artifact.content, usedforsecurity=False).digest()
-        self.retry(partial(self.store.put, MANIFEST, artifact.content, digest))
-        found = self.retry(self.store.list_held).get(MANIFEST)
+        size, digest = len(artifact.content), hashlib.sha256(artifact.content).hexdigest()
+        file = LocalFile(MANIFEST, artifact.root / MANIFEST, size, digest)
+        self._write(file, partial(self.store.put, MANIFEST, artifact.content, expected))
+        now = self.retry(self.store.list_held)
+        found = now.get(MANIFEST)
         if found is None or self._read_small(found) != artifact.content:
             raise ChangedError(f"{MANIFEST} is not the one that was written")
+        try:
+            self._require_files(artifact, verified, now, earlier)
+        except ChangedError as error:  # the other push has lost files too, and may not know it
+            raise self._make_occupied(error) from error
 
-    def _upload(self, files: list[LocalFile]) -> None:
+    def _write(self, file: LocalFile, write: Callable[[], str]) -> bool:
+        """Write an object, and return whether it was written now.
+
+        One that is there already with this content was written by a try whose answer was lost. Raises ChangedError.
+        """
+        try:
+            self._written[file.name] = self.retry(write)
+        except ChangedError:
+            held = self.retry(partial(self.store.find, file.name))
+            if held.size != file.size or not self._is_same(file, held):
+                raise
+            return False
+        return True
+
+    def _upload(self, files: list[LocalFile], held: dict[str, HeldFile]) -> None:
         large = [file for file in files if file.size > self._find_part_bytes(file)]
         begun: dict[str, list[str]] = self._find_uploads() if large else {}
         uploads: list[_Upload] = []
-        self.run([partial(self._begin, file, begun.get(file.name, []), uploads) for file in large])
-        tasks: list[Callable[[], None]] = [partial(self._put_file, file) for file in files if file not in large]
+        self.run([partial(self._begin, file, held.get(file.name), begun.get(file.name, []), uploads) for file in large])
+        tasks: list[Callable[[], None]] = [
+            partial(self._put_file, file, held.get(file.name)) for file in files if file not in large
+        ]
         for upload in uploads:
             missing = [number for number in range(1, upload.count + 1) if number not in upload.done]
             if missing:
@@ -218,7 +287,7 @@ class S3Push(Transfers):
             self.note(f"warning: interrupted uploads can't be continued: {error.message}")
             return {}
 
-    def _begin(self, file: LocalFile, begun: list[str], uploads: list[_Upload]) -> None:
+    def _begin(self, file: LocalFile, held: HeldFile | None, begun: list[str], uploads: list[_Upload]) -> None:
         """Continue an upload that has parts of this file's content, or begin another."""
         part_bytes = self._find_part_bytes(file)
         count = -(-file.size // part_bytes)
@@ -230,35 +299,39 @@ class S3Push(Transfers):
                     done[number] = part
             if done:
                 self._meter.count_present(sum(part.size for part in done.values()))
-                uploads.append(_Upload(file, upload_id, count, done))
+                uploads.append(_Upload(file, held, upload_id, count, done))
                 return
-        uploads.append(_Upload(file, self.retry(partial(self.store.begin_upload, file.name)), count))
+        uploads.append(_Upload(file, held, self.retry(partial(self.store.begin_upload, file.name)), count))
 
-    def _put_file(self, file: LocalFile) -> None:
+    def _put_file(self, file: LocalFile, held: HeldFile | None) -> None:
         self._refuse_stopped()
         content = _read(file.path, 0, file.size)
-        digest = hashlib.md5(content, usedforsecurity=False).digest()
-        self.retry(partial(self.store.put, file.name, content, digest))
-        self._digests[file.name] = [digest]
+        self._digests[file.name] = [hashlib.md5(content, usedforsecurity=False).digest()]
+        self._write(file, partial(self.store.put, file.name, content, held))
         self._meter.add(file.size)
 
     def _put_part(self, upload: _Upload, number: int) -> None:
         self._refuse_stopped()
         part_bytes = self._find_part_bytes(upload.file)
         content = _read(upload.file.path, (number - 1) * part_bytes, part_bytes)
-        digest = hashlib.md5(content, usedforsecurity=False).digest()
-        self.retry(partial(self.store.put_part, upload.file.name, upload.id, number, content, digest))
+        etag = self.retry(partial(self.store.put_part, upload.file.name, upload.id, number, content))
         self._meter.add(len(content))
         with upload.lock:
-            upload.done[number] = UploadedPart(len(content), digest.hex())
+            upload.done[number] = UploadedPart(len(content), etag)
             is_last = len(upload.done) == upload.count
         if is_last:
             self._complete(upload)
 
     def _complete(self, upload: _Upload) -> None:
-        parts = [upload.done[number] for number in sorted(upload.done)]
-        self._digests[upload.file.name] = [bytes.fromhex(part.etag) for part in parts]
-        self.retry(partial(self.store.complete_upload, upload.file.name, upload.id, parts))
+        """Make the object of the parts. Where it is there, or another, the parts are dropped: they would be kept."""
+        parts, name = [upload.done[number] for number in sorted(upload.done)], upload.file.name
+        is_written = False
+        try:
+            write = partial(self.store.complete_upload, name, upload.id, parts, upload.held)
+            is_written = self._write(upload.file, write)
+        finally:
+            if not is_written:
+                self.store.abort_upload(name, upload.id)
 
     def _refuse_stopped(self) -> None:
         if self.is_stopped:

@@ -2,21 +2,26 @@
 
 `s3` decides which of them are made. Failures have the names of `remote.s3`, of which this is the writing half.
 
-minio has no public method that continues an upload, or that sends a part with its MD5. This module alone uses the
+An object is only written over what was listed there, where the server knows conditions for writes: AWS, MinIO and
+others do. minio proves what it sends by a digest: of HTTP by the SHA-256 that is signed, of HTTPS by its MD5.
+
+minio has no public method that continues an upload, or that writes under a condition. This module alone uses the
 undocumented methods under the public ones, MULTIPART_METHODS; a test compares their parameters.
 """
 
-from base64 import b64encode
+import hashlib
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import urllib3
 from hone_api.reasons import HoneError
-from minio.datatypes import Part
 from minio.error import S3Error
 
 from hone_trainer.push.plan import HeldFile
+from hone_trainer.remote.connections import read_wait
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, RemoteObject, TransientError
+from hone_trainer.remote.refusals import Answer, Verdict, judge_answer, make_destination_error
 from hone_trainer.remote.s3 import S3Store
 
 # Headers and queries, as the client takes them.
@@ -26,12 +31,15 @@ MULTIPART_METHODS = {
     "_execute": "method bucket_name object_name body headers query_params",
     "_list_multipart_uploads": "bucket_name delimiter encoding_type key_marker max_uploads prefix",
     "_create_multipart_upload": "bucket_name object_name headers",
-    "_complete_multipart_upload": "bucket_name object_name upload_id parts",
     "_abort_multipart_upload": "bucket_name object_name upload_id",
 }
 # An upload that another process has completed or aborted, or whose parts it has replaced.
 _LOST_UPLOAD = {"NoSuchUpload", "InvalidPart", "InvalidPartOrder"}
 _DAMAGED_ON_THE_WAY = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
+# Another program writes the same object now, or has removed it.
+_CONFLICTS = {"ConditionalRequestConflict", "PreconditionFailed", "NoSuchKey", "NoSuchVersion", "InvalidRange"}
+# What servers answer that know no conditions for writes. Most of them ignore conditions.
+_NO_CONDITIONS = {"NotImplemented", "InvalidArgument", "InvalidRequest", "UnsupportedArgument"}
 
 
 class UploadedPart(NamedTuple):
@@ -46,6 +54,7 @@ class S3Destination(S3Store):
 
     def __init__(self, location: Location) -> None:
         super().__init__(location)
+        self._has_conditions = True
         self._prefix = f"{self._key.rstrip('/')}/" if self._key.strip("/") else ""
 
     def list_held(self) -> dict[str, HeldFile]:
@@ -57,10 +66,36 @@ class S3Destination(S3Store):
         """Return an object of the folder as `read` takes it."""
         return RemoteObject(name, self._prefix + name, held.size, f'"{held.digest}"' if held.digest else "")
 
-    def put(self, name: str, content: bytes, md5: bytes) -> None:
-        """Write an object. Raises HoneError, TransientError, ChangedError."""
+    def find(self, name: str) -> HeldFile:
+        """Return an object. Raises HoneError, TransientError, ChangedError where it is gone."""
         with self._translate_failures():
-            self._client._execute("PUT", self._bucket, self._prefix + name, content, _make_headers(md5))
+            found = self._client.stat_object(self._bucket, self._prefix + name)
+        return HeldFile(int(found.size or 0), str(found.etag or "").strip('"'))
+
+    def put(self, name: str, content: bytes, held: HeldFile | None) -> str:
+        """Write an object over the one that was listed there, if one was, and return its ETag.
+
+        Raises HoneError, TransientError, and ChangedError where there is another by now.
+        """
+        with self._translate_failures():
+            return _read_etag(self._execute_over(held, "PUT", name, content), content)
+
+    def _execute_over(
+        self, held: HeldFile | None, method: str, name: str, content: bytes, query: Query | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a request that writes an object, on the condition that the bucket has what was listed."""
+        condition = {"If-Match": f'"{held.digest}"'} if held else {"If-None-Match": "*"}
+        key, sent = self._prefix + name, {"Content-Type": "application/octet-stream"}
+        if self._has_conditions and (held is None or held.digest):
+            try:
+                return self._client._execute(method, self._bucket, key, content, {**sent, **condition}, query)
+            except S3Error as error:
+                if error.code not in _NO_CONDITIONS and error.response.status != 501:
+                    raise
+            answer = self._client._execute(method, self._bucket, key, content, {**sent}, query)
+            self._has_conditions = False
+            return answer
+        return self._client._execute(method, self._bucket, key, content, {**sent}, query)
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
@@ -98,17 +133,27 @@ class S3Destination(S3Store):
         with self._translate_failures():
             return self._client._create_multipart_upload(self._bucket, self._prefix + name, {})
 
-    def put_part(self, name: str, upload: str, number: int, content: bytes, md5: bytes) -> None:
-        """Send a part of an upload."""
+    def put_part(self, name: str, upload: str, number: int, content: bytes) -> str:
+        """Send a part of an upload, and return its ETag, which is its MD5 at some servers and buckets only."""
         query: Query = {"partNumber": str(number), "uploadId": upload}
+        sent: Query = {"Content-Type": "application/octet-stream"}
         with self._translate_failures():
-            self._client._execute("PUT", self._bucket, self._prefix + name, content, _make_headers(md5), query)
+            answer = self._client._execute("PUT", self._bucket, self._prefix + name, content, sent, query)
+            return _read_etag(answer, content)
 
-    def complete_upload(self, name: str, upload: str, parts: list[UploadedPart]) -> None:
-        """Make an object of the parts of an upload, which are numbered from 1."""
-        numbered = [Part(number, part.etag) for number, part in enumerate(parts, 1)]
+    def complete_upload(self, name: str, upload: str, parts: list[UploadedPart], held: HeldFile | None) -> str:
+        """Make an object of the parts of an upload, numbered from 1, as `put` does. Return its ETag."""
+        root = ElementTree.Element("CompleteMultipartUpload")
+        for number, part in enumerate(parts, 1):
+            entry = ElementTree.SubElement(root, "Part")
+            ElementTree.SubElement(entry, "PartNumber").text = str(number)
+            ElementTree.SubElement(entry, "ETag").text = f'"{part.etag}"'
         with self._translate_failures():
-            self._client._complete_multipart_upload(self._bucket, self._prefix + name, upload, numbered)
+            answer = self._execute_over(held, "POST", name, ElementTree.tostring(root), {"uploadId": upload})
+            tree = ElementTree.fromstring(answer.data)
+            if tree.tag.rpartition("}")[2] == "Error":  # S3 begins its answer before the object is made
+                raise S3Error.fromxml(answer)
+            return _find_text(tree, "ETag").strip('"')
 
     def abort_upload(self, name: str, upload: str) -> None:
         """Drop the parts of an upload. Where that is refused, they stay."""
@@ -119,15 +164,47 @@ class S3Destination(S3Store):
             return
 
     def _explain(self, error: S3Error) -> Exception:
-        if error.code in _LOST_UPLOAD:
-            return ChangedError(f"the upload of {error.object_name} was completed or dropped by another process")
-        if error.code in _DAMAGED_ON_THE_WAY:
-            return TransientError(f"{error.code}: {error.message}")
-        return super()._explain(error)
+        code = error.code or ""
+        name = error.object_name or (error.resource or "").rpartition("/")[2] or "an object"
+        if code in _LOST_UPLOAD:
+            return ChangedError(f"the upload of {name} was completed or dropped by another process: {code}")
+        if code in _CONFLICTS:
+            return ChangedError(f"{name} was written or removed by another program: {code}")
+        answer = Answer(int(error.response.status), code, self._read_message(error))
+        if code in _DAMAGED_ON_THE_WAY:
+            return TransientError(str(answer))
+        return self._explain_write(answer, read_wait(error.response.headers)) or super()._explain(error)
+
+    def _explain_page(self, answer: Answer) -> Exception:
+        return self._explain_write(answer) or super()._explain_page(answer)
+
+    def _explain_other(self, answer: Answer) -> HoneError:
+        return self._refuse_artifact(answer, judge_answer(answer))
+
+    def _explain_write(self, answer: Answer, wait_seconds: float = 0.0) -> Exception | None:
+        """Return the failure that only an answer to a write has; None for others."""
+        verdict = judge_answer(answer)
+        if verdict is Verdict.PASSING:
+            return TransientError(str(answer), wait_seconds)
+        is_known_to_reads = verdict in (Verdict.UNAUTHORIZED, Verdict.MISSING, Verdict.REFUSED) and answer.status < 500
+        if not is_known_to_reads:
+            return self._refuse_artifact(answer, verdict)
+        return None
+
+    def _make_refusal(self, answer: str, remedy: str | None = None) -> HoneError:
+        uri, secret = map(self._location.name_field, ("uri", "secret"))
+        own = f"Give credentials that may list, read, write and delete the objects of {uri}, in {secret}."
+        return super()._make_refusal(answer, remedy or own)
+
+    def _refuse_artifact(self, answer: Answer, verdict: Verdict) -> HoneError:
+        found = f"{self._location.where}, and {self._server} refuses the artifact: {answer}"
+        return make_destination_error(found, verdict, self._location.name_field("uri"))
 
 
-def _make_headers(md5: bytes) -> Query:
-    return {"Content-MD5": b64encode(md5).decode(), "Content-Type": "application/octet-stream"}
+def _read_etag(answer: urllib3.BaseHTTPResponse, content: bytes) -> str:
+    """Return the ETag that a server has given to content; its MD5 where it gives none."""
+    etag = answer.headers.get("ETag", "").strip('"')
+    return etag or hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _find_text(tree: ElementTree.Element, name: str) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
+from urllib.parse import urljoin, urlsplit
 
 import certifi
 import urllib3
@@ -22,6 +23,7 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 LONGEST_WAIT_SECONDS = 60.0
 # Blocks of 1 MiB cause nine times as many page faults.
 BLOCK_BYTES = 256 * 1024
+_PORTS = {"http": 80, "https": 443}
 _TOTAL = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
 Pool = TypeVar("Pool", bound=Connections)
 
@@ -80,6 +82,33 @@ def _explain_proxy(location: Location, text: str) -> Exception:
         remedy="Give its user and password in HTTPS_PROXY or HTTP_PROXY, as http://USER:PASSWORD@HOST:PORT; take the "
         "variable from a Secret. Or put the server's host into NO_PROXY.",
     )
+
+
+def is_same_origin(one: str, other: str) -> bool:
+    """Return whether two URLs have the same scheme, host and port, in whichever spelling."""
+    try:
+        return _find_origin(one) == _find_origin(other)
+    except ValueError:
+        return False
+
+
+def resolve_address(url: str, address: str) -> str | None:
+    """Return the URL that an answer to a request for `url` names; None for one that must not be followed.
+
+    That is one that is no URL, and one that would leave TLS: all that a server names is judged by this rule.
+    """
+    try:
+        target = urljoin(url, address)
+        scheme, host, _ = _find_origin(target)
+    except ValueError:
+        return None
+    return target if host and scheme in ("https", urlsplit(url).scheme.lower()) else None
+
+
+def _find_origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS.get(scheme)
 
 
 def is_transient(status: int) -> bool:

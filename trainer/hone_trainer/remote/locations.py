@@ -29,6 +29,7 @@ _INVALID = {"model": MODEL_INVALID, "dataset": DATASET_INVALID, "push": DESTINAT
 # What stands for the fields of a destination of `hone push`, which belongs to no spec.
 _ON_A_LAPTOP = {
     "uri": "the destination",
+    "oci": "the destination",
     "endpoint": "the variable AWS_ENDPOINT_URL_S3",
     "region": "the variable AWS_REGION",
     "secret": "the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with `docker login`",

@@ -24,6 +24,7 @@ from hone_api.reasons import INVALID_SPEC, STORE_UNAUTHORIZED, HoneError
 from hone_trainer.remote.connections import is_transient, make_refusal, read_wait, translate_failures
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import TransientError
+from hone_trainer.remote.refusals import read_answer
 
 DOCKER_CONFIG_KEY = ".dockerconfigjson"
 DOCKER_HUB = "docker.io"
@@ -127,6 +128,12 @@ class Authorization:
         return self._login is not None
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no message may have, as a server could quote it: the password, and what was sent of it."""
+        sent = [header.partition(" ")[2] for header in (self._header or "", self._make_basic())]
+        return (*sent, (self._login or "").partition(":")[2])
+
+    @property
     def header(self) -> str | None:
         """What the registry has accepted last; None before its first challenge."""
         return self._header
@@ -176,12 +183,10 @@ class Authorization:
                 content = response.read(_MOST_TOKEN_BYTES)
             finally:
                 response.close()
-        if is_transient(response.status):
-            raise TransientError(
-                f"{target.hostname} gives no token: status {response.status}", read_wait(response.headers)
-            )
         if response.status != 200:
-            answer = f"{target.hostname} gives no token: status {response.status}"
+            answer = f"{target.hostname} gives no token: {read_answer(response.status, content, self.secrets)}"
+            if is_transient(response.status):
+                raise TransientError(answer, read_wait(response.headers))
             raise make_refusal(self._location, answer, is_signed=self.is_signed)
         return self._read_token(content, str(target.hostname))
 

@@ -25,9 +25,10 @@ from hone_trainer.remote.connections import (
     translate_failures,
     yield_range,
 )
-from hone_trainer.remote.credentials import find_provider
+from hone_trainer.remote.credentials import SECRET_KEY, SESSION_TOKEN, find_provider
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import ChangedError, Checksums, RemoteObject, TransientError, decode_sha256
+from hone_trainer.remote.refusals import Answer, clean_text, read_answer
 from hone_trainer.runtime.proxies import Connections
 
 AWS = "https://s3.amazonaws.com"
@@ -185,11 +186,8 @@ class S3Store:
             raise self._explain(error) from error
         except (InvalidResponseError, ServerError) as error:
             status = int(getattr(error, "_code", 0) or getattr(error, "_status_code", 0))
-            if is_transient(status):
-                raise TransientError(f"status {status}") from error
-            if status in (401, 403):
-                raise self._make_refusal(f"status {status}") from error
-            raise self._make_no_store_error(f"answers with status {status}, and not as an S3 server does") from error
+            page = str(getattr(error, "_body", "") or "")
+            raise self._explain_page(read_answer(status, page.encode())) from error
         except MinioException as error:
             raise TransientError(" ".join(str(error).split())) from error
         except _EndlessListError:
@@ -200,7 +198,7 @@ class S3Store:
             ) from error
 
     def _explain(self, error: S3Error) -> Exception:
-        code, status = error.code or "", int(error.response.status)
+        code, status, message = error.code or "", int(error.response.status), self._read_message(error)
         where = self._location.where
         if code == "PreconditionFailed":
             return ChangedError(f"{error.object_name or 'an object'} has another ETag than before")
@@ -209,20 +207,38 @@ class S3Store:
         if code == "NoSuchBucket":
             return HoneError(self._location.missing, f"{where}, and there is no bucket {self._bucket}")
         if code in _TRANSIENT_CODES or is_transient(status):
-            return TransientError(f"{code}, status {status}", read_wait(error.response.headers))
-        if explained := self._explain_refusal(code, error.message or ""):
+            return TransientError(str(Answer(status, code, message)), read_wait(error.response.headers))
+        if explained := self._explain_refusal(code, message):
             return explained
-        if code in _REGION_CODES or "region" in (error.message or "").lower():
+        if code in _REGION_CODES or "region" in message.lower():
             return HoneError(
                 INVALID_SPEC,
-                f"{where}, and its bucket is not in region {self._region}: {code}: {error.message}",
+                f"{where}, and its bucket is not in region {self._region}: {code}: {message}",
                 remedy=f"Set {self._location.name_field('region')} to the bucket's region.",
             )
         if status in (401, 403):
-            return self._make_refusal(f"{code}: {error.message}")
+            return self._make_refusal(f"{code}: {message}")
+        return self._explain_other(Answer(status, code, message))
+
+    def _read_message(self, error: S3Error) -> str:
+        """Return the server's sentence without the credentials that were sent."""
+        secrets = self._location.secret or {}
+        return clean_text(error.message or "", tuple(secrets.get(name, "") for name in (SECRET_KEY, SESSION_TOKEN)))
+
+    def _explain_page(self, answer: Answer) -> Exception:
+        """Return the failure that an answer of a proxy means, or of another server that is none for S3."""
+        if is_transient(answer.status):
+            return TransientError(str(answer))
+        if answer.status in (401, 403):
+            return self._make_refusal(str(answer))
+        return self._make_no_store_error(f"answers with {answer}, and not as an S3 server does")
+
+    def _explain_other(self, answer: Answer) -> HoneError:
+        """Return the failure that a code means which is about this request."""
         uri, endpoint, region = map(self._location.name_field, ("uri", "endpoint", "region"))
         remedy = f"Check {uri}, and {endpoint} and {region} if they are set."
-        return HoneError(INVALID_SPEC, f"{where}, and {self._server} answers {code}: {error.message}", remedy=remedy)
+        found = f"{self._location.where}, and {self._server} answers {answer.code}: {answer.sentence}"
+        return HoneError(INVALID_SPEC, found, remedy=remedy)
 
     def _explain_refusal(self, code: str, message: str) -> HoneError | None:
         """Return the failure that a code of refused access means; None for another code."""
