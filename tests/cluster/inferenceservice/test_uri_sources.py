@@ -43,7 +43,7 @@ exec {PROGRAM} serve /tmp/configuration.yaml
 PUSH = """
 import json, pathlib, sys
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.oci_push import ArtifactPusher
+from hone_trainer.push.oci_push import ArtifactPusher
 
 uri, endpoint, secret, root, *parts = sys.argv[1:]
 root = pathlib.Path(root)

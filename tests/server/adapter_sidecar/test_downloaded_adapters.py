@@ -15,8 +15,8 @@ import httpx
 import pytest
 from go_fixtures import skip_without_programs
 from hone_api.containers import ADAPTER_DOWNLOADS, ADAPTER_SIDECAR, build_module_command
+from hone_trainer.push.oci_push import ArtifactPusher
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.oci_push import ArtifactPusher
 from ociserver.registry import LOGIN, RegistryServer, find_missing_program
 from run_isolation import find_free_port
 

@@ -15,8 +15,8 @@ from hone_api.artifacts.manifest import list_folders, read_manifest
 from hone_api.reasons import HoneError
 from hone_server.artifacts.sources import find_model_sources
 from hone_server.artifacts.verify import verify_adapter, verify_model
+from hone_trainer.push.oci_push import ArtifactPusher
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.oci_push import ArtifactPusher
 from ociserver.registry import LOGIN, RegistryServer, find_missing_program
 from transformers import AutoModelForCausalLM
 

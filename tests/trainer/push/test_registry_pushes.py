@@ -8,9 +8,9 @@ from hone_api.reasons import DESTINATION_OCCUPIED, STORE_UNAUTHORIZED, HoneError
 from hone_trainer.push.artifact import LocalArtifact, load_artifact
 from hone_trainer.push.main import main
 from hone_trainer.push.oci import push_to_registry
+from hone_trainer.push.oci_push import ArtifactPusher
 from hone_trainer.remote.fetch import constants, fetch
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.oci_push import ArtifactPusher
 from ociserver.registry import LOGIN, RegistryServer
 from pushed_artifacts import list_content, write_artifact
 

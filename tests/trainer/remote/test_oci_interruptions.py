@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hone_trainer.push.oci_push import ArtifactPusher
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.oci_push import ArtifactPusher
 from long_matrix import make_random
 from ociserver.registry import RegistryServer
 
@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from hone_trainer.remote import download, fetch
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.oci_push import ArtifactPusher
+from hone_trainer.push.oci_push import ArtifactPusher
 what, uri, folder, piece_bytes = sys.argv[1:]
 print("begun", flush=True)
 if what == "pull":

@@ -21,9 +21,9 @@ from hone_api.reasons import (
     STORE_UNREACHABLE,
     HoneError,
 )
+from hone_trainer.push.oci_push import ArtifactPusher
 from hone_trainer.remote.fetch import Snapshot, fetch
 from hone_trainer.remote.locations import Kind, Location
-from hone_trainer.remote.oci_push import ArtifactPusher
 from hone_trainer.remote.oci_registry import Registry
 from ociserver.registry import LOGIN, RegistryServer, TokenServer
 from s3server.gateway import Authority

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from forward_proxy import ForwardProxy
 from hone_api.reasons import INVALID_SPEC, STORE_UNREACHABLE, HoneError
+from hone_trainer.push.oci_push import ArtifactPusher
 from hone_trainer.remote import download as downloads
 from hone_trainer.remote import fetch as fetching
 from hone_trainer.remote.fetch import Snapshot, fetch
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.oci_push import ArtifactPusher
 from hone_trainer.runtime.proxies import Proxy, find_proxy
 from ociserver.registry import LOGIN, RegistryServer
 from s3server.gateway import SECRET, Authority, Gateway

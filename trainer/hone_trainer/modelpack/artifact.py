@@ -3,7 +3,7 @@
 Read are the artifacts of ModelPack's own tools (modctl), of oras, and of Hone: a layer is one file, or an archive of
 files. Written is one layer for each file, uncompressed and without an archive, so that a file of the artifact is a blob
 of the registry: it is resumed by range, and its digest is that of the file. Nothing in what is written depends on the
-time or the machine: the same files always give the same digest. `remote.oci_store` pulls, `remote.oci_push` pushes.
+time or the machine: the same files always give the same digest. `remote.oci_store` pulls, `push.oci_push` pushes.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Push an artifact to an OCI registry, as an artifact of ModelPack with the same files, and manifest.json.
 
-Input is a `LocalArtifact`; output the digest in the registry, by which it can be pulled for good. `remote.oci_push`
+Input is a `LocalArtifact`; output the digest in the registry, by which it can be pulled for good. `push.oci_push`
 sends the blobs; here it is decided whether a tag may be replaced.
 """
 
@@ -11,8 +11,8 @@ from hone_api.layout import MANIFEST
 from hone_api.reasons import DESTINATION_OCCUPIED, HoneError
 
 from hone_trainer.push.artifact import LocalArtifact
+from hone_trainer.push.oci_push import ArtifactPusher
 from hone_trainer.remote.locations import Location
-from hone_trainer.remote.oci_push import ArtifactPusher
 
 # Annotations of the artifact in the registry: the job, and the digest that manifest.json has.
 JOB, DIGEST = "dev.hone.job", "dev.hone.digest"
