@@ -95,7 +95,9 @@ def test_without_a_key_a_run_is_written_for_wandb_sync(job: Job, process: Callab
     with WandbServer() as server:
         environ = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         command = [sys.executable, "-m", "wandb", "sync", str(folder)]
-        done = subprocess.run(command, env={**os.environ, **environ}, cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env={**os.environ, **environ}, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
         end = time.monotonic() + 30
         while not server.runs and time.monotonic() < end:
             time.sleep(0.1)

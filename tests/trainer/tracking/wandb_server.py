@@ -46,7 +46,7 @@ class Run:
             "description": "",
             "notes": "",
             "sweepName": None,
-            "summaryMetrics": self.summarize,
+            "summaryMetrics": self.summary,
             "config": json.dumps(self.config),
             "logLineCount": 0,
             "eventsLineCount": 0,
@@ -148,7 +148,7 @@ class WandbServer:
             for number, line in enumerate(files[HISTORY]["content"], start=begin):
                 run.rows[number] = json.loads(line)
         if SUMMARY in files:
-            run.summarize = files[SUMMARY]["content"][-1]
+            run.summary = files[SUMMARY]["content"][-1]
         if body.get("complete"):
             run.exit_codes.append(body["exitcode"])
         return {}
