@@ -28,7 +28,7 @@ import kopf
 
 @kopf.on.event("hone.dev", "v1alpha1", "finetunejobs")
 def print_event(type, name, **_):
-    print(type, name, flush=True)
+    print(f"{type} {name}\\n", end="", flush=True)  # in one piece: kopf calls it in threads
 """
 
 
