@@ -19,6 +19,7 @@ from pathlib import Path
 import kubernetes
 import urllib3
 import yaml
+from hone_api.io.durable_files import write_atomically
 from kubernetes.client import ApiClient, ApiextensionsV1Api, CoreV1Api
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,8 @@ class ApiServer:
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
             "current-context": "test",
         }
-        file.write_text(yaml.safe_dump(config))
+        if not file.exists():
+            write_atomically(file, yaml.safe_dump(config))  # programs that run may read it now
         return file
 
     def client(self, user: str = ADMIN) -> ApiClient:
