@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves it out
 
 from apiserver import ApiServer, api_server, programs
-from kube import RESTRICTED, SYSTEM, Cluster, Images, run
+from kube import COLLECTED, RESTRICTED, SYSTEM, Cluster, Images, run
 
 ROOT = Path(__file__).parents[2]
 LOCAL = ROOT / "tests/cluster/local"
@@ -48,6 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.needs_cluster)
+    if items:
+        items[0].session.stash[COLLECTED] = list(items)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 SYSTEM = "hone-system"
+# The tests that were collected, before some are deselected.
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 # For clients in the cluster. The Service's address leads to a pod only some moments after the pod is ready.
 CONNECT = """
