@@ -28,8 +28,7 @@ demo: install ## fine-tune a small chat model here and talk to it; no cluster, n
 demo-cluster: install ## the same demo on the local cluster, by helm, kubectl and the OpenAI client
 	$(BIN)/python examples/quickstart/demo_cluster.py
 
-test: lint ## everything that CI runs: what uses the local cluster, and at the same time the rest
-	$(MAKE) --jobs 2 test-with-cluster test-without-cluster
+test: lint test-unit test-trainer test-server test-bases test-cluster ## everything that CI runs
 
 lint: install ## style, types, drift of generated files
 	$(BIN)/ruff check
@@ -70,9 +69,6 @@ soak: install ## the embedded engine and vLLM under 10,000 requests of 32 client
 test-cluster: install ## the whole of Hone on a real Kubernetes
 	$(MAKE) --jobs 2 test-with-cluster test-with-api-server
 
-test-without-cluster: install ## all but what uses the local cluster
-	$(MAKE) --jobs 1 test-unit test-trainer test-server test-bases test-with-api-server
-
 test-with-cluster: install ## its part that uses the local cluster
 	$(BIN)/pytest tests/cluster -m needs_cluster
 
@@ -86,4 +82,4 @@ cluster-down: ## stop it; its state and its images stay
 	tests/cluster/local/cluster down
 
 .PHONY: help install constraints demo demo-cluster test lint generate pod-schema test-unit test-trainer test-server test-bases \
-	test-long soak accept-gpu test-cluster test-with-cluster test-without-cluster test-with-api-server cluster-up cluster-down
+	test-long soak accept-gpu test-cluster test-with-cluster test-with-api-server cluster-up cluster-down
