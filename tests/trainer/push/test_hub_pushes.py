@@ -14,7 +14,7 @@ from hone_api.reasons import (
     Reason,
 )
 from hone_trainer.push.artifact import LocalArtifact, load_artifact
-from hone_trainer.push.hub import HUB_MANIFEST, HubPush
+from hone_trainer.push.hub import ATTEMPTS, HUB_MANIFEST, HubPush
 from hub_writes import TOKEN, Repository, WritableHub
 from huggingface_hub import constants
 from killed import Child
@@ -121,13 +121,18 @@ def test_a_hub_that_stays_down_is_unreachable(hub: WritableHub, artifact: LocalA
 
 @pytest.mark.parametrize("part_bytes", [0, 60_000])
 def test_faults_at_random_requests_change_nothing(hub: WritableHub, tmp_path: Path, part_bytes: int) -> None:
-    """Rate limits, failures, cut uploads, and answers that are lost after the commit."""
+    """Rate limits, failures, cut uploads, and answers that are lost after the commit: fewer than a push has tries."""
     chance = make_random(f"faults of the hub {part_bytes}")
     hub.part_bytes = part_bytes
     root = write_artifact(tmp_path / "model", "model", shards=SHARDS)
 
+    faults: list[int | str] = []
+
     def spoil(method: str, path: str) -> int | str | None:
-        return chance.choice([503, 429, "cut", "lost"]) if chance.random() < 0.15 else None
+        if len(faults) == ATTEMPTS - 1 or chance.random() > 0.15:
+            return None
+        faults.append(chance.choice([503, 429, "cut", "lost"]))
+        return faults[-1]
 
     hub.spoil = spoil
     commit = push(load_artifact(root))

@@ -102,6 +102,7 @@ class S3Push(Transfers):
             self.note(f"removing {name} of the artifact that is replaced")
             self.retry(partial(self.store.remove, name))
         verified = self._upload_until_complete(artifact.files, plan, held) if plan.upload else held
+        self._drop_interrupted_uploads([file for file in artifact.files if file not in plan.upload])
         artifact.refuse_replaced()
         self._write_manifest(artifact, held.get(MANIFEST), verified, earlier)
 
@@ -276,6 +277,13 @@ class S3Push(Transfers):
             for other in begun.get(upload.file.name, []):
                 if other != upload.id:
                     self.store.abort_upload(upload.file.name, other)
+
+    def _drop_interrupted_uploads(self, files: list[LocalFile]) -> None:
+        """Drop the uploads of files that are complete: a push that was killed may have left several of one file."""
+        large = {file.name for file in files if file.size > self._find_part_bytes(file)}
+        for name, uploads in (self._find_uploads() if large else {}).items():
+            for upload_id in uploads if name in large else []:
+                self.store.abort_upload(name, upload_id)
 
     def _find_uploads(self) -> dict[str, list[str]]:
         """Return uploads that were interrupted; none where the server or its rights don't allow to list them."""
