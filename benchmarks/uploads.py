@@ -61,7 +61,9 @@ def main() -> None:
             for who in list(uploads) if number % 2 == 0 else reversed(uploads):
                 os.sync()
                 rates[who].append(size / 1e6 / uploads[who]())
-                shutil.rmtree(gateway.objects / BUCKET / "pushed")
+                # The objects, and what the server notes on them.
+                for folder in list((Path(name) / "s3").rglob("pushed")):
+                    shutil.rmtree(folder)
             began = time.perf_counter()
             load_artifact(root)
             rates["verifying"].append(size / 1e6 / (time.perf_counter() - began))

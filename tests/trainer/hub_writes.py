@@ -7,6 +7,7 @@ without Xet.
 import base64
 import hashlib
 import json
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class Repository:
         return {name: data for name, data in self.commits[-1][1].items() if name != ".gitattributes"}
 
     def commit(self, files: Files) -> str:
-        oid = hashlib.sha1(f"{len(self.commits)}".encode()).hexdigest()
+        oid = secrets.token_hex(20)  # that of no other repository: a commit of a killed client may arrive late
         self.commits.append((oid, files))
         return oid
 
