@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 from hone_api.pods.pod_options import EnvVar, PodOptions
+from hone_api.schema.validation import validate_object
+from odd_values import ODD_VALUES, list_paths, replace_value
+from pod_page import EXAMPLES
 from pydantic import ValidationError
 
 
@@ -34,3 +37,22 @@ def test_right_types_are_taken() -> None:
     volume = {"name": "a", "emptyDir": {"sizeLimit": 5}}
     found = PodOptions.model_validate({"volumes": [volume], "securityContext": {"runAsUser": 1000, "sysctls": []}})
     assert found.volumes == [volume]
+
+
+def test_nulls_are_left_out_as_the_api_server_does() -> None:
+    volumes: list[Any] = [{"name": "a", "emptyDir": None, "hostPath": {"path": "/a", "type": None}}]
+    found = PodOptions.model_validate({"volumes": volumes, "hostAliases": None})
+    assert found.volumes == [{"name": "a", "hostPath": {"path": "/a"}}]
+    with pytest.raises(ValidationError, match=r"dnsConfig.nameservers\[0\] must be of type string"):
+        PodOptions.model_validate({"dnsConfig": {"nameservers": [None]}})
+
+
+@pytest.mark.parametrize("manifest", EXAMPLES, ids=lambda one: one["metadata"]["name"])
+def test_what_is_refused_here_is_refused_by_the_schema_too(manifest: dict[str, Any]) -> None:
+    for path in list_paths(manifest["spec"]["pod"]):
+        for odd in ODD_VALUES:
+            changed = replace_value(manifest, ("pod", *path), odd)
+            try:
+                PodOptions.model_validate(changed["spec"]["pod"])
+            except ValidationError:
+                assert validate_object(changed), f"{odd!r} at {path}"

@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,12 +20,11 @@ from hone_operator.objects import bounded_json
 from hone_operator.objects.parsing import MAX_SPEC_DEPTH, parse_object
 from hone_operator.reconcile.plan import Plan
 from observed import DIGEST, IMAGE, IMAGES, NOW
+from odd_values import ODD_VALUES, list_paths, replace_value
 from pod_page import EXAMPLES
 
 # Malformed manifests of each kind.
 MANIFESTS = 5000
-Path = tuple[str | int, ...]
-ODD_VALUES: list[Any] = [None, 5, -1.5, True, "text", [], [None], {}, {"": ""}, [{"a": []}]]
 CONTEXT = {
     "capabilities": {"add": ["SYS_ADMIN"], "drop": ["ALL"]},
     "seLinuxOptions": {"type": "container_t", "user": "u", "role": "r"},
@@ -97,30 +95,12 @@ def test_malformed_objects_are_reported_and_stop_nothing(kind: str) -> None:
     assert MANIFESTS / 2 < refused < MANIFESTS
 
 
-def list_paths(value: Any, path: Path = ()) -> Iterator[Path]:
-    """Yield the paths of all values below a value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, below in items:
-        yield (*path, key)
-        yield from list_paths(below, (*path, key))
-
-
-def replace(manifest: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
-    """Return a copy of a manifest with another value at this path of its spec."""
-    changed = copy.deepcopy(manifest)
-    place = changed["spec"]
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
-    return changed
-
-
 @pytest.mark.parametrize("manifest", [*EXAMPLES, *GOOD.values(), SECURED], ids=lambda one: one["metadata"]["name"])
 def test_a_value_of_any_type_at_any_place_stops_nothing(manifest: dict[str, Any]) -> None:
     metadata = {"namespace": "team", "uid": "u", "generation": 1}
     for path in list_paths(manifest["spec"]):
         for odd in ODD_VALUES:
-            owner = replace(manifest, path, odd) | {"metadata": {**manifest["metadata"], **metadata}}
+            owner = replace_value(manifest, path, odd) | {"metadata": {**manifest["metadata"], **metadata}}
             try:
                 plan(owner)
             except Exception as error:
