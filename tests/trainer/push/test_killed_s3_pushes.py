@@ -91,6 +91,17 @@ def test_parts_that_an_interrupted_push_has_sent_are_not_sent_again(gateway: Gat
     shutil.rmtree(gateway.objects / "data/interrupted")
 
 
+def test_uploads_that_were_left_of_complete_files_are_dropped(gateway: Gateway, tmp_path: Path) -> None:
+    artifact = load_artifact(write_artifact(tmp_path / "one", "model", shards=(12 * MEBIBYTE,)))
+    location = at(gateway, "left")
+    push(artifact, location)
+    store = S3Destination(location)
+    for name in ("model/model.safetensors", "model/model.safetensors", "model/of-another.bin"):
+        store.begin_upload(name)
+    push(artifact, location)
+    assert list(store.list_uploads()) == ["model/of-another.bin"]
+
+
 MEASURE = """
 import sys
 from pathlib import Path

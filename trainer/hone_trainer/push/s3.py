@@ -97,7 +97,7 @@ class S3Push(Transfers):
         self._meter = Meter(sum(file.size for file in artifact.files), 0, self.note, verb="uploaded")
         self._meter.count_present(sum(file.size for file in artifact.files) - plan.upload_bytes)
         if plan.remove:
-            self._require_manifest(held.get(MANIFEST), self.retry(self.store.list_held))
+            _require_same(MANIFEST, self.retry(self.store.list_held).get(MANIFEST), held.get(MANIFEST))
         for name in plan.remove:
             self.note(f"removing {name} of the artifact that is replaced")
             self.retry(partial(self.store.remove, name))
@@ -121,15 +121,10 @@ class S3Push(Transfers):
             if not plan.upload:
                 return held
             for name in (file.name for file in plan.upload):
-                found, written = held.get(name), self._written.get(name)
-                if written and (found is None or found.digest != written):
-                    raise ChangedError(f"{name} was written or removed by another program")
+                if written := self._written.get(name):
+                    found = held.get(name)
+                    _require_same(name, found and found.digest, written)
         raise make_damage_error(STORE_UNREACHABLE, self.location.where, plan, DAMAGED_ATTEMPTS)
-
-    def _require_manifest(self, expected: HeldFile | None, now: dict[str, HeldFile]) -> None:
-        """Raise ChangedError where the folder has another manifest than the one that was read: of another push."""
-        if now.get(MANIFEST) != expected:
-            raise ChangedError(f"{MANIFEST} was written or removed by another program")
 
     def _require_files(
         self, artifact: LocalArtifact, verified: dict[str, HeldFile], now: dict[str, HeldFile], earlier: Sequence[str]
@@ -137,8 +132,7 @@ class S3Push(Transfers):
         """Raise ChangedError where an object is no longer the one that was verified, HoneError DestinationOccupied."""
         self._refuse_foreign(artifact, now, earlier)
         for file in artifact.files:
-            if now.get(file.name) != verified[file.name]:
-                raise ChangedError(f"{file.name} was written or removed by another program")
+            _require_same(file.name, now.get(file.name), verified[file.name])
 
     def _compare(self, files: list[LocalFile], held: dict[str, HeldFile], earlier: Sequence[str] = ()) -> PushPlan:
         """Return what is missing. Files are read in parallel."""
@@ -227,7 +221,7 @@ class S3Push(Transfers):
         Another push to the folder may have begun since it was listed; of two, one at most finds all its files here.
         """
         now = self.retry(self.store.list_held)
-        self._require_manifest(expected, now)
+        _require_same(MANIFEST, now.get(MANIFEST), expected)
         self._require_files(artifact, verified, now, earlier)
         if expected and self._read_small(expected) == artifact.content:
             self.note(f"{self.location.uri} is complete")
@@ -241,7 +235,7 @@ class S3Push(Transfers):
             raise ChangedError(f"{MANIFEST} is not the one that was written")
         try:
             self._require_files(artifact, verified, now, earlier)
-        except ChangedError as error:  # the other push has lost files too, and may not know it
+        except ChangedError as error:  # the other push may have lost files without notice
             raise self._make_occupied(error) from error
 
     def _write(self, file: LocalFile, write: Callable[[], str]) -> bool:
@@ -280,9 +274,10 @@ class S3Push(Transfers):
 
     def _drop_interrupted_uploads(self, files: list[LocalFile]) -> None:
         """Drop the uploads of files that are complete: a push that was killed may have left several of one file."""
-        large = {file.name for file in files if file.size > self._find_part_bytes(file)}
-        for name, uploads in (self._find_uploads() if large else {}).items():
-            for upload_id in uploads if name in large else []:
+        large = [file.name for file in files if file.size > self._find_part_bytes(file)]
+        begun = self._find_uploads() if large else {}
+        for name in large:
+            for upload_id in begun.get(name, []):
                 self.store.abort_upload(name, upload_id)
 
     def _find_uploads(self) -> dict[str, list[str]]:
@@ -372,3 +367,9 @@ def _read(path: Path, start: int, size: int) -> bytes:
     """Return bytes of a file, fewer where it ends."""
     with path.open("rb") as file:
         return os.pread(file.fileno(), size, start)
+
+
+def _require_same(name: str, found: object, expected: object) -> None:
+    """Raise ChangedError where an object of the folder is no longer what it was: another push may have begun."""
+    if found != expected:
+        raise ChangedError(f"{name} was written or removed by another program")
