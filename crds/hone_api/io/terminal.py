@@ -13,11 +13,14 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, TextIO
 
 from hone_api.io.streams import is_standard, make_forgiving, open_missing_descriptors
 
+# A secret with fewer characters may also be a part of a word.
+_SHORT_CHARACTERS = 8
 _UNPRINTABLE = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, apart from tab and line feed
@@ -35,6 +38,17 @@ _URL_QUERY = re.compile(r"(\b[a-zA-Z][-+.a-zA-Z0-9]*://[^\s\"'?#]*)[?#][^\s\"']+
 def hide_url_credentials(text: str) -> str:
     """Return text in which URLs have neither user and password nor query and fragment, which may be a signature."""
     return _URL_QUERY.sub(r"\1?…", _URL_USER.sub(r"\1…@", text))
+
+
+def hide_secrets(text: str, secrets: Iterable[str]) -> str:
+    """Return text without these secrets, which a server may have quoted.
+
+    A short one, such as a user's name, is only replaced where it is not a part of another word.
+    """
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        before, after = (r"(?<!\w)", r"(?!\w)") if len(secret) < _SHORT_CHARACTERS else ("", "")
+        text = re.sub(f"{before}{re.escape(secret)}{after}", "***", text)
+    return text
 
 
 def make_printable(text: str) -> str:

@@ -11,13 +11,11 @@ from enum import Enum
 from html import unescape
 from typing import Any, NamedTuple
 
-from hone_api.io.terminal import hide_url_credentials
+from hone_api.io.terminal import hide_secrets, hide_url_credentials
 from hone_api.reasons import DESTINATION_REFUSED, HoneError
 
 # So much of a server's sentence is in a message.
 _MOST_CHARACTERS = 300
-# A shorter text would be found in other words.
-_FEWEST_SECRET_CHARACTERS = 4
 # Statuses of servers that can't do what was requested, now or later.
 _NEVER = (501, 505)
 _PASSING_CODES = {"SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError", "OperationAborted"}
@@ -141,7 +139,5 @@ def _read_page(text: str) -> str:
 
 def clean_text(text: str, secrets: tuple[str, ...] = ()) -> str:
     """Return a server's text for a message: on one line, bounded, without credentials of URLs and without `secrets`."""
-    found = hide_url_credentials(" ".join(text.split()))
-    for secret in secrets:
-        found = found.replace(secret, "***") if len(secret) >= _FEWEST_SECRET_CHARACTERS else found
+    found = hide_secrets(hide_url_credentials(" ".join(text.split())), secrets)
     return found if len(found) <= _MOST_CHARACTERS else f"{found[:_MOST_CHARACTERS].rstrip()} …"

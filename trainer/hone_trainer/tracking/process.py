@@ -12,7 +12,6 @@ import base64
 import fcntl
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hone_api.finetunejobs.tracking import SECRET_KEYS
+from hone_api.io.terminal import hide_secrets
 
 from hone_trainer.tracking.journal import JournalReader
 from hone_trainer.tracking.record import JOURNAL_FILE, RunRecord, SentState, read_record, read_state, write_state
@@ -30,7 +30,6 @@ POLL_SECONDS = 1.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SAVE_SECONDS = 1.0
-SHORT_CHARACTERS = 8
 
 
 class OutcomeReader:
@@ -129,11 +128,7 @@ def hide_credentials(text: str) -> str:
     found = [os.environ.get(name, "").strip() for keys in SECRET_KEYS.values() for name in keys]
     pair = ":".join(os.environ.get(name, "") for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"))
     found.append(base64.b64encode(pair.encode()).decode())  # as a server that repeats the request's headers shows it
-    for value in sorted(filter(None, found), key=len, reverse=True):
-        # A short one, such as a user's name, is also a part of other words.
-        edge = r"\b" if len(value) < SHORT_CHARACTERS else ""
-        text = re.sub(f"{edge}{re.escape(value)}{edge}", "***", text)
-    return text
+    return hide_secrets(text, found)
 
 
 def lower_priority() -> None:
