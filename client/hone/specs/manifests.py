@@ -120,7 +120,7 @@ def _describe_errors(error: ValidationError, model: type[ApiModel]) -> list[str]
 
 
 def _find_sentence(node: Any, pattern: str) -> str | None:
-    """Return what a schema says of texts that must match a pattern."""
+    """Return the sentences of a schema for texts that must match a pattern."""
     if isinstance(node, dict):
         if node.get("pattern") == pattern and isinstance(node.get("x-message"), str):
             return str(node["x-message"])

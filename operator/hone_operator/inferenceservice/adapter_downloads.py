@@ -50,7 +50,7 @@ def build_containers(
 def _build_inputs(resolved: ResolvedModels) -> Volumes:
     """Return the volumes of the Secrets and certificates.
 
-    They are optional: one that no adapter needs any more stays mounted until another change, and may be deleted.
+    They are optional: one that is no longer needed stays mounted until another change, and may be deleted.
     """
     found = Volumes()
     sources = [download.source for download in resolved.uri_downloads.adapters]

@@ -26,7 +26,7 @@ NEVER_ASKED: dict[Right, str] = {
 def why_not_judged(session: pytest.Session) -> str | None:
     """Return why the rights can't be judged: a part of the tests uses only a part of them. None where they can.
 
-    Tests that start API servers of their own tell nothing about the rights, and run in another process.
+    Tests that start API servers of their own don't use these rights, and run in another process.
     """
     collected = session.stash[COLLECTED]
     folder, files = Path(__file__).parents[1], {item.path for item in collected}

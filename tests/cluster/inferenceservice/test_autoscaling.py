@@ -133,9 +133,9 @@ def test_engines_follow_their_load_as_soon_as_the_cluster_serves_it(hone: Cluste
     owner = {"apiVersion": "hone.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": "chat"}, "spec": spec}
     hone.create(owner, namespace=lab)
     hone.wait("inferenceservice", "chat", condition("Available"), lab, timeout=SERVE_SECONDS)
-    told = hone.wait("inferenceservice", "chat", has_scaling_reason("LoadNotServed"), lab)
-    assert "custom metrics API" in read_scaling_message(told)
-    assert "prometheus-adapter" in read_scaling_message(told)
+    service = hone.wait("inferenceservice", "chat", has_scaling_reason("LoadNotServed"), lab)
+    assert "custom metrics API" in read_scaling_message(service)
+    assert "prometheus-adapter" in read_scaling_message(service)
 
     group, version = API.partition(".")[2], API.partition(".")[0]
     registered = {
@@ -171,8 +171,8 @@ def has_scaling_reason(reason: str) -> Any:
 
 
 def read_scaling_message(found: Object) -> str:
-    [told] = [c["message"] for c in conditions(found) if c["type"] == "ScalingActive"]
-    return str(told)
+    [message] = [c["message"] for c in conditions(found) if c["type"] == "ScalingActive"]
+    return str(message)
 
 
 def conditions(found: Object) -> list[Object]:

@@ -21,7 +21,7 @@ from ociserver.registry import LOGIN, RegistryServer, find_missing_program
 from run_isolation import find_free_port
 
 SECONDS = 120
-# What the process may hold beyond the interpreter and its libraries, whatever an adapter's size.
+# What the process may hold beyond the interpreter and its libraries, for an adapter of any size.
 MOST_MEMORY_BYTES = 200 * 1024**2
 LARGE_BYTES = 256 * 1024**2
 

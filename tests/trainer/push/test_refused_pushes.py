@@ -186,7 +186,7 @@ def test_an_answer_of_the_hub_has_its_meaning(hub: WritableHub, artifact: LocalA
 
 
 @pytest.mark.parametrize(
-    ("operation", "status", "code", "reason", "words"),
+    ("operation", "status", "code", "reason", "remedy"),
     [
         (("POST", "uploads"), 404, "NAME_UNKNOWN", DESTINATION_MISSING, "Create the repository team/faq"),
         (("POST", "uploads"), 404, "", DESTINATION_MISSING, "Create the repository team/faq"),
@@ -204,7 +204,7 @@ def test_an_answer_of_the_hub_has_its_meaning(hub: WritableHub, artifact: LocalA
     ],
 )
 def test_codes_of_registries_have_their_own_meaning(
-    artifact: LocalArtifact, operation: tuple[str, str], status: int, code: str, reason: Reason, words: str
+    artifact: LocalArtifact, operation: tuple[str, str], status: int, code: str, reason: Reason, remedy: str
 ) -> None:
     server = RegistryStandIn()
 
@@ -218,7 +218,7 @@ def test_codes_of_registries_have_their_own_meaning(
     failure = fail(lambda: push_to_registry(at_registry(server), artifact, lambda note: None))
     assert failure.reason is reason
     assert "the sentence of the server" in failure.message
-    assert words in failure.remedy
+    assert remedy in failure.remedy
 
 
 @pytest.mark.parametrize("status", [405, 501, 403])

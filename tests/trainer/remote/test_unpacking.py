@@ -136,11 +136,11 @@ def test_a_bomb_is_the_mistake_of_the_field(tmp_path: Path) -> None:
     files.mkdir()
     write(files, [member("b", 2**50)])
     found = RemoteObject("archive.tar.gz", "sha256:0", 1, "sha256:0", packing="tar+gzip")
-    location = Location("dataset", "oci://registry.example.com/data/words:v1")
+    location = Location("dataset", "oci://registry.example.com/data/rows:v1")
     with pytest.raises(HoneError) as caught:
         unpack_archives(location, [found], files, tmp_path / "out")
     assert caught.value.reason is DATASET_INVALID
-    assert caught.value.message.startswith("spec.dataset.uri is oci://registry.example.com/data/words:v1, which has an")
+    assert caught.value.message.startswith("spec.dataset.uri is oci://registry.example.com/data/rows:v1, which has an")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ SOURCES = ["s3://models/1/", "s3://models/2/", "s3://models/missing/"]
 
 
 class Deferred(Executor):
-    """Runs what was submitted when it is told to."""
+    """Runs what was submitted, on request."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], None]] = []
@@ -49,7 +49,7 @@ class Deferred(Executor):
 
 
 class Pod:
-    """The folders of a pod, whose downloads end when the test says so."""
+    """The folders of a pod, whose downloads end at a call of the test."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.links = root, root / "adapters"

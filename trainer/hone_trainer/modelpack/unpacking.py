@@ -57,7 +57,7 @@ def unpack(archive: Path, packing: Packing, folder: Path) -> None:
 
 
 class _BoundedStream:
-    """A stream of which `read` returns no more than is allowed, and a header: tarfile reads what a header asks for."""
+    """A stream that returns at most as many bytes as are allowed: a header may make tarfile read any number."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read

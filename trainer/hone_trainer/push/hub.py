@@ -48,7 +48,7 @@ ATTEMPTS = 6
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 30.0
 # Without a byte for this long a request has failed. The hub may need long for a commit, which is then found complete.
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 120.0
-# The hub counts requests in windows of five minutes: so long at most a push waits when it is told to.
+# The hub counts requests in windows of five minutes: a push waits at most this long when the hub requests it.
 LONGEST_LIMIT_SECONDS = 300.0
 MOST_CHARACTERS = 600
 # How often everything is uploaded whose content differs from the file's afterwards.

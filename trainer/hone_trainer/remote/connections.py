@@ -85,7 +85,7 @@ def _explain_proxy(location: Location, text: str) -> Exception:
 
 
 def is_same_origin(one: str, other: str) -> bool:
-    """Return whether two URLs have the same scheme, host and port, in whichever spelling."""
+    """Return whether two URLs have the same scheme, host and port, in any spelling."""
     try:
         return _find_origin(one) == _find_origin(other)
     except ValueError:

@@ -44,12 +44,12 @@ def find_login(location: Location, host: str, repository: str) -> str | None:
     Raises HoneError InvalidSpec for a Secret that has no login or can't be read.
     """
     if location.secret is None:
-        folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+        file = _find_docker_config()
         try:
-            text = (folder / "config.json").read_text()
+            text = file.read_text()
         except (OSError, UnicodeDecodeError):
             return None
-        return _find_in_config(location, text, host, repository, f"the file {folder / 'config.json'}")
+        return _find_in_config(location, text, host, repository, f"the file {file}")
     if "username" in location.secret and "password" in location.secret:
         return ":".join(location.secret[name].rstrip("\r\n") for name in ("username", "password"))
     if config := location.secret.get(DOCKER_CONFIG_KEY):
@@ -65,6 +65,10 @@ def find_login(location: Location, host: str, repository: str) -> str | None:
         f"{location.where}, and its Secret has neither {DOCKER_CONFIG_KEY} nor username and password",
         remedy="Make it with: kubectl create secret docker-registry, or give it the keys username and password.",
     )
+
+
+def _find_docker_config() -> Path:
+    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
 
 
 def _find_in_config(location: Location, text: str, host: str, repository: str, what: str) -> str | None:
@@ -103,9 +107,8 @@ def _is_key_of(key: str, hosts: Sequence[str], repository: str) -> bool:
 
 def find_helper(host: str) -> str | None:
     """Return the credential helper that docker's configuration names for a host, and that Hone does not start."""
-    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     try:
-        document = json.loads((folder / "config.json").read_text())
+        document = json.loads(_find_docker_config().read_text())
         found = (document.get("credHelpers") or {}).get(host) or document.get("credsStore")
     except (OSError, ValueError, AttributeError):
         return None

@@ -1,4 +1,4 @@
-"""Adapters at URIs of running engines: which changes replace pods, and what the pods are told to download."""
+"""Adapters at URIs of running engines: which changes replace pods, and which downloads are requested."""
 
 import copy
 import json
