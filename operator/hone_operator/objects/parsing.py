@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from hone_api.finetunejobs.spec import FineTuneJob
 from hone_api.inferenceservices.spec import InferenceService
+from hone_api.io.terminal import hide_url_credentials
 from hone_api.reasons import INVALID_SPEC, HoneError
 from pydantic import ValidationError
 
@@ -33,4 +34,5 @@ def parse_object(model: type[Parsed], owner: Object) -> Parsed | HoneError:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part)[:100] for part in first["loc"])
-        return HoneError(INVALID_SPEC, f"{field}: {first['msg']} (found {str(first['input'])[:200]!r})")
+        shown = hide_url_credentials(str(first["input"]))[:200]  # before it is cut: a cut URL is none
+        return HoneError(INVALID_SPEC, f"{field}: {first['msg']} (found {shown!r})")
