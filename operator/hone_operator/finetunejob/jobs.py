@@ -4,7 +4,6 @@ In: the object and the installation's image and GPU access. Out: the desired Job
 with the existing ones.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 
@@ -48,6 +47,7 @@ from hone_operator.pods.pod_spec import (
     build_labels,
     build_pod_spec,
     build_resource_requirements,
+    make_volume_name,
 )
 
 # Labels and annotations of the owner with this prefix are passed on to the Job.
@@ -273,7 +273,7 @@ def _build_volumes(owner: Object, job: FineTuneJob) -> tuple[Volumes, list[str]]
     for number, name in enumerate(_list_dataset_config_maps(job)):
         path = f"{POD_CONFIG_MAPS}/{name}"
         # Further names can't be those of volumes in spec.pod.
-        volume = f"dataset-{hashlib.sha256(name.encode()).hexdigest()[:10]}" if number else "dataset"
+        volume = make_volume_name("dataset-", name) if number else "dataset"
         volumes.add_config_map(volume, name, path)
         arguments += ["--config-map", f"{name}={path}"]
     if spec.cache:

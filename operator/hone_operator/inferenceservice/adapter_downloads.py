@@ -5,7 +5,6 @@ hone_trainer.models.adapter_downloads, which leaves links for the sidecar of ada
 engine's start: pods become ready when all adapters of their start have answered.
 """
 
-import hashlib
 import json
 
 from hone_api.containers import ADAPTER_DOWNLOADS
@@ -15,10 +14,9 @@ from hone_api.layout import POD_ADAPTER_DOWNLOADS, POD_CONFIG_MAPS, POD_SECRETS
 from hone_operator.engines.resolve import ResolvedModels
 from hone_operator.engines.uri_download import build_download_container
 from hone_operator.objects.resources import Object
-from hone_operator.pods.pod_spec import Volumes
+from hone_operator.pods.pod_spec import Volumes, make_volume_name
 
 CONTAINER = "download-adapters"
-# The names of its volumes depend only on what they hold, so that other adapters do not change them.
 VOLUME_PREFIXES = ("adapter-secret-", "adapter-certificates-")
 
 
@@ -56,13 +54,9 @@ def _build_inputs(resolved: ResolvedModels) -> Volumes:
     sources = [download.source for download in resolved.uri_downloads.adapters]
     secret_prefix, certificates_prefix = VOLUME_PREFIXES
     for name in sorted({source.secret.name for source in sources if source.secret}):
-        found.add_all_of_secret(f"{secret_prefix}{_digest_name(name)}", name, f"{POD_SECRETS}/{name}")
+        found.add_all_of_secret(make_volume_name(secret_prefix, name), name, f"{POD_SECRETS}/{name}")
         found.volumes[-1]["secret"]["optional"] = True
     for name in sorted({source.ca_bundle.config_map.name for source in sources if source.ca_bundle}):
-        found.add_config_map(f"{certificates_prefix}{_digest_name(name)}", name, f"{POD_CONFIG_MAPS}/{name}")
+        found.add_config_map(make_volume_name(certificates_prefix, name), name, f"{POD_CONFIG_MAPS}/{name}")
         found.volumes[-1]["configMap"]["optional"] = True
     return found
-
-
-def _digest_name(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:10]

@@ -47,6 +47,11 @@ class Images:
         return self.runtime if engine == "embedded" else self.engines.get(engine)
 
 
+def make_volume_name(prefix: str, held: str) -> str:
+    """Return the name of a volume with the object `held`. It depends on nothing else, such as other volumes."""
+    return prefix + hashlib.sha256(held.encode()).hexdigest()[:10]
+
+
 @dataclass
 class Volumes:
     """The volumes of a pod and the mounts of its container. A claim that is mounted twice is one volume."""
@@ -58,8 +63,7 @@ class Volumes:
         """Mount a claim, or a folder on it, at `path`. A second mount at the same path is left out."""
         if any(mount["mountPath"] == path for mount in self.mounts):
             return
-        # The name depends only on the claim, so that adding or removing another claim does not change this volume.
-        volume = f"claim-{hashlib.sha256(claim.encode()).hexdigest()[:10]}"
+        volume = make_volume_name("claim-", claim)
         if volume not in [known["name"] for known in self.volumes]:
             self.volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim}})
         self._add_mount(volume, path, sub_path, read_only)
