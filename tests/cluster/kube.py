@@ -86,7 +86,7 @@ class Cluster:
         condition: Callable[[Object], object],
         namespace: str | None = None,
         *,
-        timeout: float = 60,
+        timeout: float = 180,
         unless: Callable[[Object], object] = lambda _: False,
     ) -> Object:
         """Poll until the condition holds for the object, and return it.
@@ -121,11 +121,16 @@ class Cluster:
         yield name
         self.kubectl("delete", "namespace", name, "--wait=false")
 
-    def wait_gone(self, kind: str, name: str, namespace: str | None = None, timeout: float = 60) -> None:
+    def wait_gone(self, kind: str, name: str, namespace: str | None = None, timeout: float = 180) -> None:
         """Wait until there is no such object."""
         self.kubectl(
             "wait", "--for=delete", f"{kind}/{name}", f"--timeout={timeout}s", namespace=namespace, timeout=timeout + 30
         )
+
+    def wait_pods_gone(self, selector: str, namespace: str, timeout: float = 240) -> None:
+        """Wait until no pod has these labels."""
+        arguments = ("--for=delete", "pod", "--selector", selector, f"--timeout={timeout}s")
+        self.kubectl("wait", *arguments, namespace=namespace, timeout=timeout + 30)
 
     def dump(self, kind: str, name: str, namespace: str | None) -> str:
         """Return the object, and the events, pods and last log lines of its namespace and of Hone's."""

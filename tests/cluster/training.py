@@ -5,6 +5,7 @@ from typing import Any
 
 from kube import SYSTEM, Cluster, Images, claim, pod
 from tiny_model import put_model
+from until import wait_until
 
 Object = dict[str, Any]
 TRAIN_SECONDS = 300
@@ -62,9 +63,19 @@ def uid(found: Object | None) -> str | None:
     return found["metadata"]["uid"] if found else None
 
 
-def event_reasons(hone: Cluster, namespace: str, name: str) -> list[str]:
+def list_events(hone: Cluster, namespace: str, name: str, reason: str) -> list[Object]:
+    """Return the object's events with this reason."""
     found = hone.list("events", namespace)
-    return [each["reason"] for each in found if each["involvedObject"]["name"] == name]
+    return [each for each in found if (each["involvedObject"]["name"], each["reason"]) == (name, reason)]
+
+
+def wait_for_event(hone: Cluster, namespace: str, name: str, reason: str, *, seconds: float = 120) -> list[Object]:
+    """Wait until the object has an event with this reason, and return all of them.
+
+    The operator writes an event after the status that it is about.
+    """
+    wait_until(lambda: list_events(hone, namespace, name, reason), seconds)
+    return list_events(hone, namespace, name, reason)
 
 
 def metrics(hone: Cluster, namespace: str, name: str) -> list[Object]:

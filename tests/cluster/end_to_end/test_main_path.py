@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from held_training import IS_HELD, STEPS, hold
 from kube import CONNECT, Cluster, Images, chart, claim, condition, pod, run
 from tiny_model import put_model
-from training import ONE_THREAD, SERVE_SECONDS, TRAIN_SECONDS
+from training import ONE_THREAD, SERVE_SECONDS, TRAIN_SECONDS, uid
 
 Object = dict[str, Any]
 ROWS = [
@@ -97,7 +98,7 @@ def test_helm_waits_until_an_adapter_is_trained_and_served_next_to_its_base(
     seconds = TRAIN_SECONDS + SERVE_SECONDS
     helm = ("helm", "install", "faq", contents, "--namespace", lab, "--wait", f"--timeout={seconds}s")
     run(*helm, env=hone.env, timeout=seconds + 30)
-    hone.kubectl("wait", "--for=condition=Ready", "ftj/faq", "hisvc/chat", "--timeout=1s", namespace=lab)
+    hone.kubectl("wait", "--for=condition=Ready", "ftj/faq", "hisvc/chat", "--timeout=60s", namespace=lab)
 
     status = wait_until_succeeded(hone, lab, "faq")
     artifact = status["artifact"]
@@ -149,15 +150,15 @@ def test_a_full_model_learns_its_rows_and_answers_with_them(hone: Cluster, image
 
 
 def test_a_killed_trainer_resumes_from_its_checkpoint(hone: Cluster, images: Images, lab: str) -> None:
-    training = {**job("")["spec"]["training"], "maxSteps": 300}
-    hone.create(job("killed", training=training, checkpoint={"saveSteps": 20}), namespace=lab)
-    hone.wait("finetunejob", "killed", has_passed_step(20), lab, timeout=TRAIN_SECONDS)
+    training = {**job("")["spec"]["training"], "maxSteps": STEPS}
+    hone.create(*hold(job("killed", training=training, checkpoint={"saveSteps": 20})), namespace=lab)
+    hone.wait("finetunejob", "killed", IS_HELD, lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     [first] = hone.list("pods", lab, "hone.dev/finetunejob=killed")
     hone.kubectl("delete", "pod", first["metadata"]["name"], "--wait=false", namespace=lab)
 
     status = wait_until_succeeded(hone, lab, "killed")
-    assert status["progress"]["step"] == 300
-    assert hone.list("pods", lab, "hone.dev/finetunejob=killed") != [first]
+    assert status["progress"]["step"] == STEPS
+    assert [uid(each) for each in hone.list("pods", lab, "hone.dev/finetunejob=killed")] != [uid(first)]
     show = "import pathlib; print(pathlib.Path('/output/logs/metrics.jsonl').read_text())"
     mounted = pod("show", images.operator, "python3", "-c", show, claims={"killed": "/output"})
     mounted["spec"]["containers"][0]["volumeMounts"][-1]["subPath"] = f"{lab}/killed"
@@ -165,7 +166,7 @@ def test_a_killed_trainer_resumes_from_its_checkpoint(hone: Cluster, images: Ima
     steps = [line["step"] for line in logged if "loss" in line]
     assert steps == sorted(set(steps))
     assert steps[0] == 1
-    assert steps[-1] == 300
+    assert steps[-1] == STEPS
 
 
 def test_a_missing_column_fails_at_once_and_is_named(hone: Cluster, lab: str) -> None:
@@ -197,7 +198,3 @@ def test_gpus_that_no_node_has_are_named_in_the_status(hone: Cluster, lab: str) 
 def test_the_api_server_refuses_two_models(hone: Cluster, lab: str) -> None:
     with pytest.raises(AssertionError, match="set exactly one of name"):
         hone.create(job("both", model={"name": "a/b", "claim": {"name": "models"}}), namespace=lab)
-
-
-def has_passed_step(step: int) -> Any:
-    return lambda found: (found.get("status", {}).get("progress") or {}).get("step", 0) >= step

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from held_training import IS_HELD, RELEASE, STEPS, hold
 from kube import Cluster, Images, condition, pod, run
-from training import Object, because, furnish, has_passed_step, job, message, metrics
+from training import Object, because, furnish, job, message, metrics
 
 KUEUE = Path(__file__).parents[1] / "kueue"
 NAMESPACE = "kueue-system"
 GROUP = "kueue.x-k8s.io"
 MANAGED = "hone.dev/test=kueue"
 TRAIN_SECONDS = 300
-STEPS = 600
 QUOTA = "insufficient unused quota for amd.com/gpu"
 QUEUED = because("Suspended", "Queued")
 
@@ -27,11 +27,12 @@ def kueue(hone: Cluster) -> Iterator[Cluster]:
     helm = ["helm", "upgrade", "--install", "kueue", chart, "--namespace", NAMESPACE, "--create-namespace"]
     place = f"controllerManager.manager.image.repository={repository},controllerManager.manager.image.tag={tag}"
     values = ["--values", f"{KUEUE}/values.yaml", "--set-string", place]
-    run(*helm, *values, env=hone.env, timeout=120)
+    run(*helm, *values, env=hone.env, timeout=240)
     # The pod fills a Secret that it mounts itself: a new pod has it at once, the old one only after a minute or two.
     hone.wait("secret", "kueue-webhook-server-cert", lambda found: "tls.crt" in found.get("data", {}), NAMESPACE)
     hone.kubectl("delete", "pod", "--all", "--wait=false", namespace=NAMESPACE)
-    hone.kubectl("rollout", "status", "deployment/kueue-controller-manager", "--timeout=120s", namespace=NAMESPACE)
+    rollout = ("rollout", "status", "deployment/kueue-controller-manager", "--timeout=300s")
+    hone.kubectl(*rollout, namespace=NAMESPACE, timeout=330)
     yield hone
     run("helm", "uninstall", "kueue", "--namespace", NAMESPACE, "--wait", env=hone.env, timeout=240)
 
@@ -52,7 +53,7 @@ def lab(kueue: Cluster, images: Images) -> Iterator[str]:
         kueue.create(new("LocalQueue", "team", {"clusterQueue": "one-gpu"}), namespace=namespace)
         yield namespace
     # Kueue removes its finalizers only while it runs.
-    kueue.wait_gone("namespace", namespace, timeout=120)
+    kueue.wait_gone("namespace", namespace, timeout=300)
     for each in reversed(shared):
         kueue.kubectl("delete", f"{each['kind']}.{GROUP}", each["metadata"]["name"])
 
@@ -85,9 +86,11 @@ def queued(**labels: str) -> dict[str, str]:
 
 
 def urgent_job(name: str, image: str) -> Object:
-    """Return a plain Job that holds a GPU for some seconds."""
+    """Return a plain Job that holds a GPU until its pod has the file RELEASE."""
     limits = {"limits": {"amd.com/gpu": 1}}
-    template = {"spec": pod(name, image, "python3", "-c", "import time; time.sleep(5)", resources=limits)["spec"]}
+    template = {
+        "spec": pod(name, image, "sh", "-c", f"until test -e {RELEASE}; do sleep 0.2; done", resources=limits)["spec"]
+    }
     metadata = {"name": name, "labels": queued(priority_class="urgent")}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": template}}
 
@@ -104,7 +107,7 @@ def test_of_two_jobs_with_quota_for_one_the_second_waits_for_the_first(kueue: Cl
         "second",
         lambda found: QUOTA in message(found, "Suspended"),
         lab,
-        timeout=90,
+        timeout=200,
         unless=condition("Running"),
     )
     # Only now may the first give its quota back: how fast it trains decides nothing.
@@ -116,13 +119,15 @@ def test_of_two_jobs_with_quota_for_one_the_second_waits_for_the_first(kueue: Cl
 
 
 def test_a_preempted_job_saves_a_checkpoint_and_resumes_later(kueue: Cluster, lab: str, images: Images) -> None:
-    kueue.create(queued_job("patient", steps=STEPS, priority_class="patient"), namespace=lab)
-    kueue.wait("finetunejob", "patient", has_passed_step(20), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    kueue.create(*hold(queued_job("patient", steps=STEPS, priority_class="patient")), namespace=lab)
+    kueue.wait("finetunejob", "patient", IS_HELD, lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     kueue.create(urgent_job("urgent", images.runtime), namespace=lab)
 
     gave_way = kueue.wait("finetunejob", "patient", QUEUED, lab, timeout=TRAIN_SECONDS, unless=condition("Succeeded"))
     assert gave_way["status"]["stage"] == "Suspended"
-    kueue.wait("job", "urgent", condition("Complete"), lab, timeout=120)
+    kueue.wait("job", "urgent", lambda found: found.get("status", {}).get("ready"), lab)
+    kueue.kubectl("exec", "job/urgent", "--", "touch", RELEASE, namespace=lab)
+    kueue.wait("job", "urgent", condition("Complete"), lab)
     done = kueue.wait(
         "finetunejob", "patient", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed")
     )

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from held_training import HELD_STEP, IS_HELD, STEPS, hold
 from hone_operator.snapshots.nodes import CLUSTER_SECONDS
 from kube import Cluster, Images, condition
-from training import because, furnish, has_passed_step, job, message, metrics, reasons, uid
+from training import because, furnish, job, message, metrics, reasons, uid
 
 Object = dict[str, Any]
 TRAIN_SECONDS = 400
@@ -38,7 +39,7 @@ def nodes(hone: Cluster) -> Iterator[float]:
     hone.create({"apiVersion": "v1", "kind": "Node", "metadata": small})
     capacity = json.dumps({"status": {"capacity": {SMALL_GPU: "1"}, "allocatable": {SMALL_GPU: "1"}}})
     hone.kubectl("patch", "node", "small-gpu", "--subresource=status", "--type=merge", "--patch", capacity)
-    yield time.monotonic() + CLUSTER_SECONDS + 5
+    yield time.monotonic() + CLUSTER_SECONDS + 20
     hone.kubectl("delete", "node", "small-gpu")
     hone.kubectl("label", "node", *names, f"{label}-")
 
@@ -71,8 +72,8 @@ def names_of(variables: list[Object]) -> set[str]:
 
 
 def test_a_suspended_job_holds_no_gpu_and_resumes_at_the_same_step(hone: Cluster, lab: str) -> None:
-    hone.create(job("pause", steps=600), namespace=lab)
-    hone.wait("finetunejob", "pause", has_passed_step(20), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.create(*hold(job("pause", steps=STEPS)), namespace=lab)
+    hone.wait("finetunejob", "pause", IS_HELD, lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     patch(hone, "pause", lab, suspend=True)
     suspended = hone.wait("finetunejob", "pause", condition("Suspended"), lab)
     assert suspended["status"]["stage"] == "Suspended"
@@ -84,24 +85,24 @@ def test_a_suspended_job_holds_no_gpu_and_resumes_at_the_same_step(hone: Cluster
     done = wait_until_succeeded(hone, "pause", lab)
     assert container_of(hone.get("job", "pause-train", lab))["resources"]["limits"]["memory"] == "4Gi"
     steps = [line["step"] for line in metrics(hone, lab, "pause") if "loss" in line]
-    assert steps == list(range(1, 601))
-    assert stopped_at < 600
+    assert steps == list(range(1, STEPS + 1))
+    assert HELD_STEP <= stopped_at < STEPS
     assert done["status"]["restarts"] == 1
     assert [attempt.get("exitCode") for attempt in done["status"]["attempts"]][-1] == 0
 
 
 def test_a_change_of_a_running_job_continues_from_a_checkpoint(hone: Cluster, lab: str) -> None:
-    hone.create(job("change", steps=400), namespace=lab)
-    hone.wait("finetunejob", "change", has_passed_step(15), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.create(*hold(job("change", steps=STEPS)), namespace=lab)
+    hone.wait("finetunejob", "change", IS_HELD, lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     before = uid(hone.get("job", "change-train", lab))
     patch(hone, "change", lab, pod={"labels": {"team": "nlp"}})
-    hone.wait("job", "change-train", lambda found: uid(found) != before, lab, timeout=120)
+    hone.wait("job", "change-train", lambda found: uid(found) != before, lab)
     wait_until_succeeded(hone, "change", lab)
     assert [pod["metadata"]["labels"]["team"] for pod in hone.list("pods", lab, "hone.dev/finetunejob=change")] == [
         "nlp"
     ]
     steps = [line["step"] for line in metrics(hone, lab, "change") if "loss" in line]
-    assert steps == list(range(1, 401))
+    assert steps == list(range(1, STEPS + 1))
 
 
 def test_fields_that_determine_the_result_cannot_change(hone: Cluster, lab: str) -> None:
@@ -117,19 +118,20 @@ def test_fields_that_determine_the_result_cannot_change(hone: Cluster, lab: str)
 
 def test_out_of_time_then_removed_and_the_claim_is_kept(hone: Cluster, lab: str) -> None:
     hone.create(job("late", steps=100000, activeDeadlineSeconds=12, ttlSecondsAfterFinished=2), namespace=lab)
-    failed = hone.wait("finetunejob", "late", condition("Failed"), lab, timeout=120)
+    failed = hone.wait("finetunejob", "late", condition("Failed"), lab)
     assert reasons(failed)["Failed"] == "DeadlineExceeded"
     assert "12 s" in message(failed, "Failed")
     hone.wait_gone("job", "late-train", lab)
-    hone.kubectl("wait", "--for=delete", "pod", "--selector=hone.dev/finetunejob=late", "--timeout=60s", namespace=lab)
+    hone.wait_pods_gone("hone.dev/finetunejob=late", lab)
     assert hone.get("finetunejob", "late", lab)
     assert hone.get("persistentvolumeclaim", "late", lab)
 
 
 def test_two_pods_train_together_and_survive_the_loss_of_one(hone: Cluster, lab: str) -> None:
     storage = {"storage": {"size": "1Gi", "accessModes": ["ReadWriteMany"]}}
-    hone.create(job("gang", steps=600, output=storage, resources={**ONE_GPU, "nodes": 2}), namespace=lab)
-    hone.wait("finetunejob", "gang", has_passed_step(12), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    made = job("gang", steps=STEPS, output=storage, resources={**ONE_GPU, "nodes": 2})
+    hone.create(*hold(made, pod=1), namespace=lab)
+    hone.wait("finetunejob", "gang", IS_HELD, lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     [second] = [
         pod["metadata"]["name"]
         for pod in hone.list("pods", lab, "batch.kubernetes.io/job-completion-index=1,hone.dev/finetunejob=gang")
@@ -137,7 +139,7 @@ def test_two_pods_train_together_and_survive_the_loss_of_one(hone: Cluster, lab:
     hone.kubectl("delete", "pod", second, "--grace-period=0", "--force", namespace=lab)
     done = wait_until_succeeded(hone, "gang", lab)
     steps = [line["step"] for line in metrics(hone, lab, "gang") if "loss" in line]
-    assert steps == list(range(1, 601))
+    assert steps == list(range(1, STEPS + 1))
     assert done["status"]["restarts"] >= 1
     assert done["status"]["gpuSeconds"] == sum(attempt["seconds"] for attempt in done["status"]["attempts"])
 

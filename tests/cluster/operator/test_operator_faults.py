@@ -5,19 +5,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from held_training import IS_HELD, STEPS, hold, release
 from kube import SYSTEM, Cluster, Images, claim, condition
+from processes import processes_of
 from training import (
     ONE_THREAD,
     because,
-    event_reasons,
     furnish,
-    has_passed_step,
     job,
     message,
     metrics,
     reasons,
     uid,
+    wait_for_event,
 )
+from until import wait_until
 
 Object = dict[str, Any]
 TRAIN_SECONDS = 400
@@ -67,7 +69,8 @@ def test_a_service_waits_for_its_job_and_then_serves_it(hone: Cluster, served: s
         served,
     )
     assert models["words"]["digest"] == digest
-    assert {"WaitingForFineTuneJob", "EnginesReady"} <= set(event_reasons(hone, served, "speak"))
+    for reason in ("WaitingForFineTuneJob", "EnginesReady"):
+        wait_for_event(hone, served, "speak", reason)
 
 
 @pytest.mark.parametrize("kind", ["service", "deployment"])
@@ -99,46 +102,60 @@ def test_an_edited_child_is_restored(
 
 
 def test_a_deleted_training_job_resumes_from_its_checkpoint(hone: Cluster, lab: str) -> None:
-    hone.create(job("again", steps=600), namespace=lab)
-    hone.wait("finetunejob", "again", has_passed_step(30), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    hone.create(*hold(job("again", steps=STEPS)), namespace=lab)
+    hone.wait("finetunejob", "again", IS_HELD, lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     before = uid(hone.get("job", "again-train", lab))
     hone.kubectl("delete", "job", "again-train", "--wait=false", namespace=lab)
-    hone.wait("job", "again-train", lambda found: uid(found) != before, lab, timeout=120)
+    hone.wait("job", "again-train", lambda found: uid(found) != before, lab)
     hone.wait("finetunejob", "again", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
 
     steps = [line["step"] for line in metrics(hone, lab, "again") if "loss" in line]
-    assert steps == list(range(1, 601))
+    assert steps == list(range(1, STEPS + 1))
+
+
+def operator_pods(hone: Cluster) -> list[Object]:
+    return hone.list("pods", SYSTEM, "app.kubernetes.io/component=operator")
 
 
 def test_a_job_that_ends_while_the_operator_is_down_is_not_lost(hone: Cluster, lab: str) -> None:
-    hone.create(job("alone", steps=60), namespace=lab)
-    hone.wait("finetunejob", "alone", condition("Running"), lab, unless=condition("Failed"))
+    hone.create(*hold(job("alone", steps=STEPS)), namespace=lab)
+    hone.wait("finetunejob", "alone", IS_HELD, lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    [trainer] = hone.list("pods", lab, "hone.dev/finetunejob=alone")
+    operators = operator_pods(hone)
     hone.kubectl("scale", "deployment/hone-operator", "--replicas=0", namespace=SYSTEM)
     killed = ["--selector=app.kubernetes.io/component=operator", "--grace-period=0", "--force"]
     hone.kubectl("delete", "pod", *killed, namespace=SYSTEM)
     try:
+        # The object of the pod is gone before its process is.
+        wait_until(lambda: not any(processes_of(each["metadata"]["uid"], "hone-operator") for each in operators))
+        release(hone, lab, trainer["metadata"]["name"])
         hone.wait("job", "alone-train", condition("Complete"), lab, timeout=TRAIN_SECONDS)
         assert (hone.get("finetunejob", "alone", lab) or {})["status"]["stage"] != "Succeeded"
     finally:
         hone.kubectl("scale", "deployment/hone-operator", "--replicas=1", namespace=SYSTEM)
-    found = hone.wait("finetunejob", "alone", condition("Succeeded"), lab, unless=condition("Failed"))
+    found = hone.wait(
+        "finetunejob", "alone", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed")
+    )
     assert found["status"]["artifact"]["digest"].startswith("sha256:")
     assert len(hone.list("pods", lab, "hone.dev/finetunejob=alone")) == 1
 
 
 def test_a_result_whose_pod_is_gone_is_read_from_the_claim(hone: Cluster, lab: str) -> None:
-    hone.create(job("lost", steps=20), namespace=lab)
-    hone.wait("finetunejob", "lost", condition("Running"), lab, unless=condition("Failed"))
+    hone.create(*hold(job("lost", steps=STEPS)), namespace=lab)
+    hone.wait("finetunejob", "lost", IS_HELD, lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
+    [trainer] = hone.list("pods", lab, "hone.dev/finetunejob=lost")
     hone.kubectl("scale", "deployment/hone-operator", "--replicas=0", namespace=SYSTEM)
     try:
+        hone.wait_pods_gone("app.kubernetes.io/component=operator", SYSTEM)
+        release(hone, lab, trainer["metadata"]["name"])
         hone.wait("job", "lost-train", condition("Complete"), lab, timeout=TRAIN_SECONDS)
         hone.kubectl("delete", "pod", "--selector=hone.dev/finetunejob=lost", namespace=lab)
     finally:
         hone.kubectl("scale", "deployment/hone-operator", "--replicas=1", namespace=SYSTEM)
     hone.wait("finetunejob", "lost", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     steps = [line["step"] for line in metrics(hone, lab, "lost") if "loss" in line]
-    assert steps == list(range(1, 21))
-    assert "ResultLost" in event_reasons(hone, lab, "lost")
+    assert steps == list(range(1, STEPS + 1))
+    wait_for_event(hone, lab, "lost", "ResultLost")
 
 
 def test_a_missing_model_fails_at_once(hone: Cluster, lab: str) -> None:
@@ -148,7 +165,7 @@ def test_a_missing_model_fails_at_once(hone: Cluster, lab: str) -> None:
     assert "nowhere" in message(failed, "Failed")
     assert "spec.model" in message(failed, "Failed")
     assert len(hone.list("pods", lab, "hone.dev/finetunejob=nomodel")) == 1
-    assert "ModelNotFound" in event_reasons(hone, lab, "nomodel")
+    wait_for_event(hone, lab, "nomodel", "ModelNotFound")
 
 
 def test_an_image_that_does_not_exist_is_named_and_can_be_waited_out(hone: Cluster, images: Images, lab: str) -> None:
@@ -158,17 +175,17 @@ def test_an_image_that_does_not_exist_is_named_and_can_be_waited_out(hone: Clust
     assert image in message(waiting, "Running")
     assert "spec.pod.image" in message(waiting, "Running")
     assert reasons(waiting)["Failed"] == "NotFinished"
-    assert "ImagePullFailed" in event_reasons(hone, lab, "noimage")
+    wait_for_event(hone, lab, "noimage", "ImagePullFailed")
     hone.kubectl("delete", "finetunejob", "noimage", namespace=lab)
 
 
 def test_a_claim_that_does_not_exist_is_named(hone: Cluster, lab: str) -> None:
     hone.create(job("noclaim", dataset={"claim": {"name": "nowhere"}}), namespace=lab)
-    waiting = hone.wait("finetunejob", "noclaim", because("Running", "VolumeNotBound"), lab, timeout=120)
+    waiting = hone.wait("finetunejob", "noclaim", because("Running", "VolumeNotBound"), lab)
     assert "nowhere" in message(waiting, "Running")
     hone.create(claim("nowhere"), namespace=lab)
-    hone.wait("finetunejob", "noclaim", condition("Failed"), lab, timeout=TRAIN_SECONDS)
-    assert reasons(hone.get("finetunejob", "noclaim", lab) or {})["Failed"].startswith("Dataset")
+    failed = hone.wait("finetunejob", "noclaim", condition("Failed"), lab, timeout=TRAIN_SECONDS)
+    assert reasons(failed)["Failed"].startswith("Dataset")
 
 
 def test_an_object_of_somebody_else_is_never_taken_over(hone: Cluster, lab: str) -> None:
@@ -195,7 +212,7 @@ def test_deleting_the_objects_leaves_the_claim_alone(hone: Cluster, served: str)
     ]:
         hone.wait_gone(kind, name, served)
     for label in ("finetunejob=words", "inferenceservice=speak"):
-        hone.kubectl("wait", "--for=delete", "pod", f"--selector=hone.dev/{label}", "--timeout=120s", namespace=served)
+        hone.wait_pods_gone(f"hone.dev/{label}", served)
     left = hone.get("persistentvolumeclaim", "words", served)
     assert kept
     assert uid(left) == kept
