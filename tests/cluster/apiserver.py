@@ -6,13 +6,14 @@ For tests and benchmarks of the operator's use of the API server. The programs a
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "charts/hone/files/crds"
 ADMIN = "admin"
 IMAGE = "registry.invalid/hone-runtime:1"
+# Below the ports that systems choose from for the local end of a connection, and Kubernetes for its node ports.
+PORTS = range(10_000, 30_000)
 SECONDS_TO_START = 120
 SECONDS_TO_END = 10
 # Runs the operator with other values of constants: argv[1] has them in JSON, by "module.NAME".
@@ -122,11 +125,13 @@ def api_server(
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Return ports on which nothing listens. No connection of another process takes one before it is used."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.choice(PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found += [port] if port not in found else []
+    return found
 
 
 def _until(works: object) -> None:

@@ -132,7 +132,7 @@ def hone(cluster: Cluster, images: Images) -> Iterator[Cluster]:
         values = [f"operator.image={images.operator}", f"runtime.image={images.runtime}"]
         # The local node's GPUs are fake; pods that request them compute on the CPU.
         values = ["--set-string", ",".join(values), "--set", "runtime.requireGpus=false"]
-        run(*helm, *values, "--wait", "--timeout=180s", env=cluster.env, timeout=240)
+        run(*helm, *values, "--wait", "--timeout=300s", env=cluster.env, timeout=330)
     except AssertionError as error:
         pytest.fail(f"{error}\n{cluster.dump('deployment', 'hone-operator', SYSTEM)}")
     yield cluster

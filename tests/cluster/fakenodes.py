@@ -1,8 +1,10 @@
 """Fake nodes: objects that the scheduler and the controllers treat as real, and on which nothing ever runs."""
 
 import json
+import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,21 +13,37 @@ from kube import Cluster
 Object = dict[str, Any]
 FAKE = "hone.dev/fake"
 TOLERATION = {"key": FAKE, "operator": "Exists"}
+HEARTBEAT_SECONDS = 10.0
 
 
 @contextmanager
 def fake_nodes(cluster: Cluster, **nodes: Object) -> Iterator[None]:
-    """Create nodes until the context ends: `capacity`, `labels`, and `allocatable`, `ready`, `unschedulable`.
+    """Create nodes until the context ends: `capacity`, `labels`, and `allocatable`, `ready`, `unschedulable`, `dies`.
 
-    All have a taint, so that only pods that tolerate it are placed there. Their heartbeat is not renewed: Kubernetes
-    considers them lost after about 40 seconds.
+    All have a taint, so that only pods that tolerate it are placed there. The heartbeat of a node that `dies` is not
+    renewed: Kubernetes considers it lost after about 40 seconds.
     """
+    ended = threading.Event()
+    alive = [name for name, node in nodes.items() if node.get("ready", True) and not node.get("dies")]
+    heart = threading.Thread(target=_renew_heartbeats, args=(cluster, alive, ended))
     try:
         for name, node in nodes.items():
             _make(cluster, name, **node)
+        heart.start()
         yield
     finally:
+        ended.set()
+        if heart.ident:
+            heart.join()
         cluster.kubectl("delete", "node", "--ignore-not-found", *nodes)
+
+
+def _renew_heartbeats(cluster: Cluster, names: list[str], ended: threading.Event) -> None:
+    """Report the nodes as ready again and again, as kubelets do."""
+    while not ended.wait(HEARTBEAT_SECONDS):
+        for name in names:
+            with suppress(AssertionError, subprocess.TimeoutExpired):  # the next heartbeat will do
+                _set_ready(cluster, name, True)
 
 
 def _make(
@@ -37,6 +55,7 @@ def _make(
     labels: dict[str, str] | None = None,
     unschedulable: bool = False,
     ready: bool = True,
+    dies: bool = False,
 ) -> None:
     taints = [{"key": FAKE, "value": "true", "effect": "NoSchedule"}]
     spec = {"taints": taints, "unschedulable": unschedulable}

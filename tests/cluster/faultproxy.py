@@ -91,7 +91,10 @@ class FaultProxy:
         """Inject faults until the context ends. `cut`: cut open connections first."""
         self._choose = choose
         if cut:
+            is_cut = threading.Event()
             self._loop.call_soon_threadsafe(self._cut)
+            self._loop.call_soon_threadsafe(is_cut.set)
+            assert is_cut.wait(60)
         try:
             yield
         finally:
@@ -131,7 +134,7 @@ class FaultProxy:
 
         thread = threading.Thread(target=self._loop.run_until_complete, args=(main(),), daemon=True)
         thread.start()
-        assert started.wait(10)
+        assert started.wait(60)
         try:
             yield self
         finally:

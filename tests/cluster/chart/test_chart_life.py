@@ -17,6 +17,7 @@ import pytest
 import yaml
 from apiserver import ROOT, ApiServer, api_server, free_ports, processes
 from kube import chart, run
+from until import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
@@ -70,6 +71,11 @@ class Place:
         found = self.kubectl("get", kind, "--output=name", *where)
         return {line.rpartition("/")[2] for line in found.split()}
 
+    def has_discovered(self, *names: str) -> bool:
+        """Return whether kubectl finds these kinds, which is some moments after they were established."""
+        found = self.kubectl("api-resources", "--api-group=hone.dev", "--output=name", "--cached=false")
+        return set(names) <= set(found.split())
+
     def helm(self, *arguments: object, user: str = "admin") -> str:
         return run("helm", *(str(each) for each in arguments), env=self.environment(user))
 
@@ -77,18 +83,18 @@ class Place:
         """Run a container's command locally. Return its exit status and its output."""
         words = [sys.executable if word == "python3" else word for word in command]
         env = {**self.environment(user), **({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})}
-        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120, check=False)
         return done.returncode, done.stdout + done.stderr
 
     def uninstall(self, release: str, namespace: str, user: str = "admin") -> str:
         """Run `helm uninstall`, and its Job as a kubelet would. Return the Job's output."""
-        command = ["helm", "uninstall", release, "--namespace", namespace, "--timeout=60s"]
+        command = ["helm", "uninstall", release, "--namespace", namespace, "--timeout=300s"]
         helm = subprocess.Popen(command, env=self.environment(user), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         name = f"{release}-uninstall"
         begun = time.monotonic()
         while name not in self.names("jobs", namespace):
             assert helm.poll() is None, helm.communicate()[0]
-            assert time.monotonic() - begun < 60
+            assert time.monotonic() - begun < 120
         job = json.loads(self.kubectl("get", "job", name, "--namespace", namespace, "--output=json"))
         pod = job["spec"]["template"]["spec"]
         (container,) = pod["containers"]
@@ -110,7 +116,7 @@ class Place:
         }
         patch = ("--type=merge", "--subresource=status", "--patch", json.dumps({"status": status}))
         self.kubectl("patch", "job", name, "--namespace", namespace, *patch)
-        printed = helm.communicate(timeout=60)[0].decode()
+        printed = helm.communicate(timeout=120)[0].decode()
         assert helm.returncode == 0, printed
         assert name not in self.names("serviceaccounts", namespace)
         return said
@@ -149,7 +155,7 @@ def wait_until_may(place: Place, user: str, *action: str) -> None:
             place.kubectl("auth", "can-i", *action, "--as", user, "--namespace", TEAM)
             return
         except AssertionError:
-            assert time.monotonic() - begun < 60, action
+            assert time.monotonic() - begun < 120, action
             time.sleep(0.3)
 
 
@@ -167,7 +173,8 @@ def install_previous(place: Place, folder: Path) -> None:
     """Install version 0.1.0 by helm, as release hone."""
     objects = [found for found in yaml.safe_load_all(PREVIOUS.read_text()) if found]
     place.helm("install", "hone", chart(folder / "hone", *objects), "--namespace", SYSTEM)
-    place.kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in CRDS))
+    place.kubectl("wait", "--for=condition=Established", "--timeout=100s", *(f"crd/{name}" for name in CRDS))
+    wait_until(lambda: place.has_discovered(*CRDS))
 
 
 def test_an_upgrade_from_the_previous_version_keeps_objects_and_roles(place: Place, tmp_path: Path) -> None:
@@ -292,7 +299,7 @@ def test_a_namespace_that_is_gone_does_not_keep_the_budgets_of_others(place: Pla
     # The controller that would do this does not run here.
     ended = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gone"}, "spec": {}})
     place.kubectl("replace", "--raw", "/api/v1/namespaces/gone/finalize", "--filename=-", stdin=ended)
-    place.kubectl("wait", "--for=delete", "namespace/gone")
+    place.kubectl("wait", "--for=delete", "namespace/gone", "--timeout=100s")
     assert "PodDisruptionBudgets deleted: 1" in place.uninstall("hone", SYSTEM)
     assert not [name for name in place.names("clusterroles") if "hone" in name]
 

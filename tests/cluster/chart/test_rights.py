@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from apiserver import ROOT, ApiServer, api_server, operator, processes
+from until import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
@@ -66,13 +67,6 @@ class Space:
         self.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=yaml.safe_dump_all(gone))
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 30) -> None:
-    begun = time.monotonic()
-    while not holds():
-        assert time.monotonic() - begun < seconds, f"not within {seconds} s"
-        time.sleep(0.3)
-
-
 @pytest.fixture(scope="module")
 def space(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
     with api_server(tmp_path_factory.mktemp("rights"), users=USERS) as server:
@@ -101,10 +95,17 @@ def everywhere(space: Space) -> Iterator[Space]:
     space.kubectl("create", "role", "serve", "--verb=create", f"--resource={kinds}", "--namespace=team-a")
     space.kubectl("create", "rolebinding", "carols", "--role=serve", f"--user={CAROL}", "--namespace=team-a")
     wait_until(lambda: space.create(ALICE, "FineTuneJob", "first", "team-a", JOB)[0])
-    # A policy takes effect some moments after its creation.
-    wait_until(lambda: not space.create(BOB, "FineTuneJob", f"b{time.monotonic_ns()}", "team-a", JOB)[0])
+    # Rights and policies, one for each kind, take effect some moments after their creation.
+    wait_until(lambda: space.kubectl("auth", "can-i", "create", kinds.rpartition(",")[2], "-nteam-a", user=CAROL)[0])
+    for kind, spec in (("FineTuneJob", JOB), ("InferenceService", SERVICE)):
+        wait_until(lambda kind=kind, spec=spec: "bob may not" in try_to_create(space, kind, spec))  # type: ignore[misc]
     yield space
     space.remove(objects)
+
+
+def try_to_create(space: Space, kind: str, spec: Object) -> str:
+    """Return the API server's answer to an object of bob."""
+    return space.create(BOB, kind, f"b{time.monotonic_ns()}", "team-a", spec)[1]
 
 
 def test_the_role_edit_allows_hone_only_in_the_own_namespace(everywhere: Space) -> None:

@@ -46,7 +46,7 @@ def test_the_wait_and_the_deletion_of_a_watched_job_are_printed(hone: Cluster, n
             assert watching.stdout is not None
             assert any("Unschedulable: " in line for line in watching.stdout)
             hone.kubectl("delete", "finetunejob", "greedy", namespace=namespace)
-            _, err = watching.communicate(timeout=60)
+            _, err = watching.communicate(timeout=120)
         finally:
             watching.kill()
     assert watching.returncode == 1

@@ -41,8 +41,7 @@ def test_rows_become_an_answer(hone: Cluster, lab: str, client: Client, tmp_path
         assert [each.kind for each in service.models()] == ["base", "adapter"]
         service.delete()
     hone.wait_gone("inferenceservice", "notebook", lab)
-    of_engine = f"{INFERENCESERVICE_LABEL}=notebook"
-    hone.kubectl("wait", "--for=delete", "pod", "--selector", of_engine, "--timeout=120s", namespace=lab, timeout=150)
+    hone.wait_pods_gone(f"{INFERENCESERVICE_LABEL}=notebook", lab)
     trained.delete(with_claim=True)
     for kind in ("finetunejob", "configmap", "persistentvolumeclaim"):
         hone.wait_gone(kind, "notebook", lab)

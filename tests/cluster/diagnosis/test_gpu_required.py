@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from kube import SYSTEM, Cluster, Images, condition, pod, run
 from training import because, furnish, job, message, reasons
+from until import wait_until
 
 Object = dict[str, Any]
 ONE_GPU = {"gpus": 1, "sharedMemory": "64Mi"}
@@ -23,6 +24,9 @@ def strict(hone: Cluster) -> Iterator[Cluster]:
     def upgrade(value: str) -> None:
         helm = ["helm", "upgrade", "hone", f"{ROOT}/charts/hone", "--namespace", SYSTEM, "--reset-then-reuse-values"]
         run(*helm, "--set", f"runtime.requireGpus={value}", "--wait", "--timeout=180s", env=hone.env, timeout=240)
+        # The operator that is replaced may lead until its end.
+        of_operator = "app.kubernetes.io/component=operator"
+        wait_until(lambda: len(hone.list("pods", SYSTEM, of_operator)) == 1)
 
     upgrade("true")
     yield hone
@@ -54,6 +58,6 @@ def test_a_pod_whose_gpu_is_missing_fails_with_a_reason(strict: Cluster, images:
         },
     }
     strict.create(service, namespace=namespace)
-    found = strict.wait("inferenceservice", "blind", because("Progressing", "GpuNotUsable"), namespace, timeout=120)
+    found = strict.wait("inferenceservice", "blind", because("Progressing", "GpuNotUsable"), namespace)
     assert "no /dev/kfd" in message(found, "Progressing")
     assert reasons(found)["Stalled"] == "GpuNotUsable"

@@ -40,7 +40,7 @@ TEMPLATE = {"metadata": {"labels": {"app": "x"}}, "spec": POD}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+def server(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with api_server(tmp_path_factory.mktemp("typed")) as found:
         yield found
 

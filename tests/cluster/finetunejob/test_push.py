@@ -12,7 +12,7 @@ from server_pod import secret
 from training import TRAIN_SECONDS, furnish, job, message, reasons
 
 Object = dict[str, Any]
-PUSH_SECONDS = 120
+PUSH_SECONDS = 200
 # Downloads a folder of the bucket, compares it with its manifest, and prints the digest.
 VERIFY = """
 import pathlib, sys

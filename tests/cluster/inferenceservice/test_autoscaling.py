@@ -149,13 +149,13 @@ def test_engines_follow_their_load_as_soon_as_the_cluster_serves_it(hone: Cluste
     kind = {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": API}}
     hone.create(kind | {"spec": registered})
     hone.wait("apiservice", API, condition("Available"))
-    hone.wait("inferenceservice", "chat", has_scaling_reason("ValidMetricFound"), lab, timeout=90)
+    hone.wait("inferenceservice", "chat", has_scaling_reason("ValidMetricFound"), lab)
     assert hone.get("deployment", "chat", lab)["spec"]["replicas"] == 1
 
     hone.create(pod("load", images.operator, "python3", "-c", LOAD, f"http://chat.{lab}.svc/v1"), namespace=lab)
-    hone.wait("inferenceservice", "chat", lambda found: found["status"].get("readyReplicas") == 2, lab, timeout=120)
-    budget = hone.get("poddisruptionbudget", "chat", lab)
-    assert budget["spec"]["maxUnavailable"] == 1
+    both = lambda found: found["status"].get("readyReplicas") == 2  # noqa: E731
+    hone.wait("inferenceservice", "chat", both, lab, timeout=SERVE_SECONDS)
+    hone.wait("poddisruptionbudget", "chat", lambda found: found["spec"]["maxUnavailable"] == 1, lab)
 
     with pytest.raises(AssertionError, match="remove replicas, or remove autoscaling"):
         hone.kubectl("scale", "inferenceservice", "chat", "--replicas=3", namespace=lab)

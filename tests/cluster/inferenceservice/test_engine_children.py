@@ -34,9 +34,7 @@ def test_a_budget_comes_and_goes_with_the_replicas(hone: Cluster, namespace: str
     hone.wait("poddisruptionbudget", "chat", lambda found: found["spec"]["maxUnavailable"] == 0, namespace)
     change(replicas=0)
     hone.wait_gone("poddisruptionbudget", "chat", namespace)
-    template = hone.get("deployment", "chat", namespace)
-    assert template
-    assert template["spec"]["replicas"] == 0
+    hone.wait("deployment", "chat", lambda found: found["spec"]["replicas"] == 0, namespace)
 
 
 def test_a_missing_artifact_is_named_before_the_engine_starts(hone: Cluster, namespace: str) -> None:
@@ -44,6 +42,6 @@ def test_a_missing_artifact_is_named_before_the_engine_starts(hone: Cluster, nam
     of_one_node = claim("empty")
     of_one_node["spec"]["accessModes"] = ["ReadWriteOnce"]
     hone.create(of_one_node, service("chat", model=model, engine="vllm", replicas=2), namespace=namespace)
-    found = hone.wait("inferenceservice", "chat", because("Progressing", "ArtifactMissing"), namespace, timeout=120)
+    found = hone.wait("inferenceservice", "chat", because("Progressing", "ArtifactMissing"), namespace)
     assert "/claims/empty/nothing has neither manifest.json nor config.json" in message(found, "Progressing")
     assert reasons(found)["Spreadable"] == "ClaimNotShared"

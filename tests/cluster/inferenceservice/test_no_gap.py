@@ -152,8 +152,8 @@ def loaded(hone: Cluster, namespace: str, name: str, job_name: str, count: str) 
     digest = done["status"]["artifact"]["digest"]
 
     def replaced(found: Object) -> bool:
-        [told] = [model for model in found["status"]["models"] if model["name"] == ADAPTER]
-        return (told["digest"], told.get("loaded")) == (digest, count)
+        models = found["status"].get("models", [])
+        return [(m["digest"], m.get("loaded")) for m in models if m["name"] == ADAPTER] == [(digest, count)]
 
     hone.wait("inferenceservice", name, replaced, namespace, timeout=SERVE_SECONDS)
 

@@ -13,7 +13,7 @@ from training import ONE_THREAD, SERVE_SECONDS, because, message
 Object = dict[str, Any]
 TOKEN = "hf_private_token"
 WEIGHTS = "model.safetensors"
-EXPLAIN_SECONDS = 120
+EXPLAIN_SECONDS = 240
 HUB, NO_HUB = "http://hub:8000", "http://127.0.0.1:9"
 # The stand-in for the hub of the trainer's tests, which logs the downloads of its files.
 SERVE = """

@@ -21,7 +21,7 @@ from server_pod import PROGRAM, run_server, secret
 from training import ONE_THREAD, ROWS, SERVE_SECONDS, TRAIN_SECONDS, because, furnish, job, message
 
 Object = dict[str, Any]
-PUSH_SECONDS = 120
+PUSH_SECONDS = 200
 HUB = "http://hub:8000"
 # The stand-in for the hub of the trainer's tests.
 SERVE_HUB = f"""
@@ -234,7 +234,7 @@ def has_loaded(*names: str) -> Callable[[Object], bool]:
     """Return a check that a service is complete and has loaded these adapters in its engine, and no others."""
 
     def check(service: Object) -> bool:
-        models = service["status"].get("models", [])
+        models = service.get("status", {}).get("models", [])
         loaded = [each["name"] for each in models if each["kind"] == "adapter" and each.get("loaded") == "1/1"]
         return loaded == list(names) and because("Progressing", "Complete")(service)
 

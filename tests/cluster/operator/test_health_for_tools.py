@@ -22,7 +22,7 @@ DOCS = (HERE.parents[1] / "docs/gitops.md").read_text()
 SNIPPETS = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)]
 KSTATUS = {"Ready": "Current", "Reconciling": "InProgress", "Stalled": "Failed"}
 ARGO = {"Ready": "Healthy", "Reconciling": "Progressing", "Stalled": "Degraded"}
-SECONDS = 60
+SECONDS = 100
 
 
 class Judge:

@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import yaml
 from apiserver import CRDS, ApiServer, api_server, operator
 from garbage import fuzz, schema
 from hone_operator.objects import bounded_json
+from until import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
@@ -33,7 +34,8 @@ DEEP = 9_900
 HUGE = 1_400_000
 # Bytes. The API server accepts 256 KiB.
 ANNOTATIONS = 250_000
-SECONDS = 30
+# Within it the operator starts and makes a Job, also on a slow machine.
+SOON_SECONDS = 60
 GOOD_SPEC = {"model": {"name": "example/model"}, "dataset": {"name": "example/data"}, "resources": {"gpus": 0}}
 
 
@@ -78,13 +80,6 @@ def collection(kind: str) -> str:
     return f"/apis/hone.dev/v1alpha1/namespaces/default/{KINDS[kind]}"
 
 
-def wait_until(holds: Callable[[], object], seconds: float = SECONDS) -> None:
-    begun = time.monotonic()
-    while not holds():
-        assert time.monotonic() - begun < seconds, f"not within {seconds} s"
-        time.sleep(0.2)
-
-
 @pytest.fixture(scope="module")
 def raw(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raw]:
     with api_server(tmp_path_factory.mktemp("hostile")) as server:
@@ -124,7 +119,7 @@ def test_malformed_objects_are_named_and_delay_nothing(raw: Raw, log: Path) -> N
         for number in range(MALFORMED):
             raw.create(kind, f"garbage-{number}", fuzz(random_, kind, spec_schema)["spec"])
     raw.create("FineTuneJob", "good", GOOD_SPEC)
-    wait_until(lambda: raw.has_job("good"), 15)
+    wait_until(lambda: raw.has_job("good"), SOON_SECONDS)
     for kind in KINDS:
         wait_until(lambda kind=kind: len(raw.accepted(kind)) >= MALFORMED)  # type: ignore[misc]
         reasons = [found["reason"] for found in raw.accepted(kind).values()]
@@ -141,7 +136,7 @@ def test_huge_and_endless_objects_delay_nothing(raw: Raw, log: Path) -> None:
     raw.create("FineTuneJob", "huge", {**GOOD_SPEC, "dataset": dataset})
     raw.create("FineTuneJob", "annotated", GOOD_SPEC, {"x": "y" * ANNOTATIONS})
     raw.create("FineTuneJob", "beside", GOOD_SPEC)
-    wait_until(lambda: raw.has_job("beside"), 15)
+    wait_until(lambda: raw.has_job("beside"), SOON_SECONDS)
     wait_until(lambda: raw.has_job("annotated"))
     for name in ("huge", "deep"):
         wait_until(lambda name=name: raw.accepted("FineTuneJob").get(name, {}).get("reason") == "InvalidSpec")  # type: ignore[misc]
@@ -149,7 +144,7 @@ def test_huge_and_endless_objects_delay_nothing(raw: Raw, log: Path) -> None:
 
 def test_an_operator_that_starts_among_them_works(raw: Raw, log: Path) -> None:
     raw.create("FineTuneJob", "later", GOOD_SPEC)
-    wait_until(lambda: raw.has_job("later"), 20)
+    wait_until(lambda: raw.has_job("later"), SOON_SECONDS)
 
 
 def test_an_object_that_is_changed_all_the_time_starves_no_other(raw: Raw, log: Path) -> None:
@@ -159,7 +154,11 @@ def test_an_object_that_is_changed_all_the_time_starves_no_other(raw: Raw, log: 
     def change() -> None:
         while not stop.is_set():
             patch = {"metadata": {"labels": {"kueue.x-k8s.io/number": str(changes[0])}}}
-            raw("PATCH", f"{collection('FineTuneJob')}/good", patch, merge=True)
+            try:
+                raw("PATCH", f"{collection('FineTuneJob')}/good", patch, merge=True)
+            except urllib.error.HTTPError as error:
+                if error.code != 409:  # the API server gave up between the writes of the others
+                    raise
             changes[0] += 1
 
     threads = [threading.Thread(target=change) for _ in range(3)]
@@ -168,11 +167,10 @@ def test_an_object_that_is_changed_all_the_time_starves_no_other(raw: Raw, log: 
     try:
         wait_until(lambda: changes[0] > 50)
         before = changes[0]
-        begun = time.monotonic()
         for number in range(20):
             raw.create("FineTuneJob", f"calm-{number}", GOOD_SPEC)
-        wait_until(lambda: all(raw.has_job(f"calm-{number}") for number in range(20)), 20)
-        assert (changes[0] - before) / (time.monotonic() - begun) > 5
+        wait_until(lambda: all(raw.has_job(f"calm-{number}") for number in range(20)))
+        assert changes[0] - before > 20
     finally:
         stop.set()
         for thread in threads:

@@ -84,7 +84,7 @@ def in_watches_of_jobs(fault: Fault, request: Request) -> Fault | None:
 
 def test_an_error_in_a_stream_ends_kopf(watcher: Watcher) -> None:
     with watcher.proxy.fault(lambda request: in_watches_of_jobs(BROKEN_STREAM, request)):
-        assert watcher.process.wait(60) != 0
+        assert watcher.process.wait(SECONDS) != 0
     assert "Error in the watch-stream" in watcher.output.read_text()
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
+def client(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
     with api_server(tmp_path_factory.mktemp("devices")) as server:
         found = server.client()
         core = CoreV1Api(found)

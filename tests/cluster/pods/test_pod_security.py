@@ -22,7 +22,7 @@ ENFORCE = "pod-security.kubernetes.io/enforce"
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoreV1Api]:
+def core(control_plane: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CoreV1Api]:
     with api_server(tmp_path_factory.mktemp("levels"), flags=("--allow-privileged",)) as found:
         found.install_crds()
         client = CoreV1Api(found.client())
