@@ -68,6 +68,8 @@ def test_with_one_engine_clients_notice_no_roll_out_and_no_move_off_a_cordoned_n
 @pytest.mark.parametrize("asked", [(3, None)], indirect=True)
 def test_with_three_engines_clients_notice_no_eviction_and_no_roll_out(hone: Cluster, lab: str, asked: str) -> None:
     first = list_engines(hone, lab, asked)[0]
+    allows_one = lambda found: found.get("status", {}).get("disruptionsAllowed")  # noqa: E731
+    hone.wait("poddisruptionbudget", asked, allows_one, lab)
     evict(hone, lab, first)
     hone.wait_gone("pod", first, lab)
     wait_until_settled(hone, lab, asked, 3)
