@@ -30,7 +30,7 @@ def kueue(hone: Cluster) -> Iterator[Cluster]:
     run(*helm, *values, env=hone.env, timeout=240)
     # The pod fills a Secret that it mounts itself: a new pod has it at once, the old one only after a minute or two.
     hone.wait("secret", "kueue-webhook-server-cert", lambda found: "tls.crt" in found.get("data", {}), NAMESPACE)
-    hone.kubectl("delete", "pod", "--all", "--wait=false", namespace=NAMESPACE)
+    hone.kubectl("delete", "pod", "--all", namespace=NAMESPACE)  # the roll-out could be judged by the old one
     rollout = ("rollout", "status", "deployment/kueue-controller-manager", "--timeout=300s")
     hone.kubectl(*rollout, namespace=NAMESPACE, timeout=330)
     yield hone
