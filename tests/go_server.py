@@ -54,6 +54,11 @@ class GoServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
+    @property
+    def port(self) -> int:
+        """The port of `host`."""
+        return int(self.host.rpartition(":")[2])
+
     def __enter__(self) -> Self:
         return self
 
@@ -68,11 +73,11 @@ class GoServer:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        address, port = self.host.split(":")
+        address = self.host.partition(":")[0]
         end = time.monotonic() + START_SECONDS
         while True:
             try:
-                socket.create_connection((address, int(port)), timeout=1).close()
+                socket.create_connection((address, self.port), timeout=1).close()
                 return
             except OSError:
                 if time.monotonic() > end or self._process.poll() is not None:

@@ -6,6 +6,7 @@ objects, so that no extended attributes are needed. The tests of hone_trainer.re
 test of the cluster, in a pod, use it.
 """
 
+import contextlib
 import io
 import subprocess
 from pathlib import Path
@@ -77,9 +78,17 @@ class Gateway(GoServer):
         return sum(f" s3_{operation} {key} " in line for line in self._requests.read_text().splitlines())
 
     def files(self, prefix: str) -> dict[str, bytes]:
-        """Return the files below a folder of the bucket, as they are on the disk."""
+        """Return the files below a folder of the bucket, as they are on the disk.
+
+        A file that is replaced meanwhile, by a request of a client that was killed, may be left out.
+        """
         root = self.objects / BUCKET / prefix
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        found: dict[str, bytes] = {}
+        for path in root.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file():
+                    found[path.relative_to(root).as_posix()] = path.read_bytes()
+        return found
 
 
 def _run(*command: object) -> None:

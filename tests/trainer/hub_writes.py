@@ -84,7 +84,11 @@ class Answer(BaseHTTPRequestHandler):
             self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
             self.close_connection = True
             return None
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        size = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(size)
+        if len(body) < size:  # the client was killed: lines of a commit may be complete
+            self.close_connection = True
+            return None
         if fault == "page":
             return self.send(200, b"<html>Welcome</html>", {"Content-Type": "text/html"})
         if isinstance(fault, int):

@@ -166,7 +166,7 @@ def test_pushes_killed_at_random_moments_end_in_one_commit(hub: WritableHub, tmp
         else:
             hub.repositories.clear()
             hub.objects.clear()
-        for repository in hub.repositories.values():
+        for repository in list(hub.repositories.values()):
             assert repository.files in ({}, wanted)
             assert len(repository.commits) <= 2
     commit = push(artifact)

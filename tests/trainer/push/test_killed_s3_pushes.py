@@ -15,7 +15,7 @@ from hone_trainer.push.s3 import S3Push
 from hone_trainer.push.s3_store import S3Destination
 from hone_trainer.remote.connections import CONNECTIONS
 from hone_trainer.remote.locations import Location
-from killed import Child
+from killed import Child, wait_for_late_requests
 from long_matrix import is_long, make_random
 from pushed_artifacts import MEBIBYTE, list_content, write_artifact
 from s3server.gateway import SECRET, Gateway
@@ -65,6 +65,7 @@ def test_a_push_killed_at_random_moments_is_continued(gateway: Gateway, artifact
         if MANIFEST in gateway.files(FOLDER) and not is_killed:
             assert gateway.files(FOLDER) == list_content(now.root)
             completed += 1
+    wait_for_late_requests(gateway.port)
     now = artifacts[completed % 2]
     Child(partial(push, now, location)).wait()
     assert gateway.files(FOLDER) == list_content(now.root)

@@ -3,18 +3,22 @@ memory.
 """
 
 import hashlib
+import itertools
 import json
 import random
-import signal
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hone_trainer.push.oci_push import ArtifactPusher
+from hone_trainer.remote import download, fetch
 from hone_trainer.remote.locations import Location
+from killed import Child
 from long_matrix import make_random
 from ociserver.registry import RegistryServer
 
@@ -66,16 +70,23 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, int]:
     return result, int(peak)
 
 
-def kill_at_random(what: str, uri: str, folder: Path, seconds: float) -> int:
-    """Start transfers and kill them, and return how many were still running then."""
+def kill_at_random(
+    what: str, transfer: Callable[[], object], seconds: float, begin_again: Callable[[], object]
+) -> None:
+    """Start transfers and kill them while they run. `begin_again` follows one that was faster."""
     chance, killed = make_random(f"killed {what}"), 0
-    for _ in range(KILLS):
-        process = start(what, uri, folder)
-        time.sleep(chance.random() * seconds)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        process.communicate()
-    return killed
+    while killed < KILLS:
+        if Child(transfer).kill_after(chance.uniform(0, seconds)):
+            killed += 1
+        else:
+            begin_again()
+
+
+def measure(transfer: Callable[[], object]) -> float:
+    """Return the seconds that a transfer takes."""
+    begin = time.monotonic()
+    Child(transfer).wait()
+    return time.monotonic() - begin
 
 
 def digests_of(folder: Path) -> dict[str, str]:
@@ -97,7 +108,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def push(uri: str, folder: Path) -> str:
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return ArtifactPusher(Location("model", uri), print).push(files)
+    return ArtifactPusher(Location("model", uri), lambda text: None, connections=4).push(files)
+
+
+def pull(uri: str, cache: Path) -> None:
+    """Pull in a process of its own, which has another cache than this one."""
+    fetch.constants.HF_HOME = str(cache)
+    fetch.Downloader = partial(download.Downloader, piece_bytes=PIECE_BYTES)  # type: ignore[assignment, misc]
+    fetch.fetch(Location("model", uri), None)
 
 
 def pull_all(registry: RegistryServer, name: str, cache: Path) -> Mapping[str, str]:
@@ -108,27 +126,28 @@ def pull_all(registry: RegistryServer, name: str, cache: Path) -> Mapping[str, s
 def test_a_pull_killed_at_random_moments_is_continued(registry: RegistryServer, source: Path, tmp_path: Path) -> None:
     uri = f"oci://{registry.host}/killed/pull:v1"
     push(uri, source)
-    begin = time.monotonic()
-    finish(start("pull", uri, tmp_path / "first"))
-    seconds = time.monotonic() - begin
     cache = tmp_path / "cache"
-    killed = kill_at_random("pull", uri, cache, seconds / 4)
+    seconds = measure(partial(pull, uri, tmp_path / "first"))
+    kill_at_random("pull", partial(pull, uri, cache), seconds / 8, partial(shutil.rmtree, cache))
     folder = Path(finish(start("pull", uri, cache))[0])
-    assert killed
     assert digests_of(folder) == digests_of(source)
     left = [path for path in folder.parent.iterdir() if path != folder and not path.name.endswith(".lock")]
     assert left == []
 
 
 def test_a_push_killed_at_random_moments_is_continued(registry: RegistryServer, source: Path, tmp_path: Path) -> None:
-    begin = time.monotonic()
-    expected = finish(start("push", f"oci://{registry.host}/killed/first:v1", source))[0]
-    seconds = time.monotonic() - begin
-    name = "killed/push:v1"
-    killed = kill_at_random("push", f"oci://{registry.host}/{name}", source, seconds / 2)
-    assert finish(start("push", f"oci://{registry.host}/{name}", source))[0] == expected
-    assert killed
-    assert pull_all(registry, name, tmp_path / "cache") == digests_of(source)
+    expected = push(f"oci://{registry.host}/killed/first:v1", source)
+    seconds = measure(partial(push, f"oci://{registry.host}/killed/second:v1", source))
+    numbers = itertools.count()
+    names = [f"killed/push{next(numbers)}:v1"]
+    kill_at_random(
+        "push",
+        lambda: push(f"oci://{registry.host}/{names[-1]}", source),
+        seconds / 2,
+        lambda: names.append(f"killed/push{next(numbers)}:v1"),
+    )
+    assert push(f"oci://{registry.host}/{names[-1]}", source) == expected
+    assert pull_all(registry, names[-1], tmp_path / "cache") == digests_of(source)
 
 
 def test_a_registry_that_restarts_costs_nothing_but_time(
