@@ -19,8 +19,11 @@ from hone_trainer.push.oci_push import ArtifactPusher
 from hone_trainer.remote.locations import Location
 from ociserver.registry import LOGIN, RegistryServer, find_missing_program
 from run_isolation import find_free_port
+from short_waits import build_impatient_command
 
 SECONDS = 120
+# Several seconds in all, in which a download that is tried again is seen.
+LONGEST_WAIT_SECONDS = 2.0
 # What the process may hold beyond the interpreter and its libraries, for an adapter of any size.
 MOST_MEMORY_BYTES = 200 * 1024**2
 LARGE_BYTES = 256 * 1024**2
@@ -57,6 +60,8 @@ class Pod:
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a container's program."""
         command = [sys.executable, *build_module_command(module)[1:], *arguments]
+        if module == ADAPTER_DOWNLOADS:
+            command = [*build_impatient_command(module, LONGEST_WAIT_SECONDS), *arguments]
         log = (self.root / f"{module}.log").open("ab")
         environment = {**os.environ, "HF_HOME": str(self.root / "cache"), "CUDA_VISIBLE_DEVICES": ""}
         self.processes[module] = subprocess.Popen(command, stderr=log, env=environment)

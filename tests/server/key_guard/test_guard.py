@@ -78,7 +78,7 @@ def guarding(engine: int, tmp_path: Path, *, key: bytes | None, routes: tuple[st
                 CLIENT.get(f"http://127.0.0.1:{port}/health")
                 break
             except httpx.TransportError:
-                continue
+                time.sleep(0.05)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

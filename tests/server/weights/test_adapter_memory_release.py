@@ -31,14 +31,19 @@ def loops() -> Any:
     return [thread for thread in threading.enumerate() if "_run_generation_loop" in thread.name]
 
 
-async def answer(model: Any) -> Any:
-    """Return the tokens of a long answer; meanwhile the caller may take the adapter away."""
+async def answer(model: Any, begun: asyncio.Event | None = None) -> Any:
+    """Return the tokens of a long answer; once it has begun the caller may take the adapter away."""
+    tokens: list[int] = []
     async with aclosing(
         model.handle.generate(
             [5, 6, 7], replace(model.default_params, temperature=0), LONG, stream=True, ignore_eos=True
         )
     ) as out:
-        return [token async for chunk in out for token in chunk.token_ids]
+        async for chunk in out:
+            tokens += chunk.token_ids
+            if begun:
+                begun.set()
+    return tokens
 
 
 async def gone(reference: Any) -> bool:
@@ -62,8 +67,13 @@ def test_an_adapter_is_freed_when_its_last_answer_has_ended(
         for number, folder in enumerate(folders):
             await service.load_adapter(f"adapter-{number}", folder, replaces=False)
         # Ask both at once, so that their shared stack is made.
-        answers = [asyncio.create_task(answer(service.get_model(f"adapter-{number}"))) for number in range(2)]
-        await asyncio.sleep(0.2)
+        begun = [asyncio.Event() for _ in folders]
+        answers = [
+            asyncio.create_task(answer(service.get_model(f"adapter-{number}"), event))
+            for number, event in enumerate(begun)
+        ]
+        for event in begun:
+            await event.wait()
         weights = weakref.ref(weights_of(service.get_model("adapter-0")))
         await service.unload_adapter("adapter-0")
         assert weights() is not None

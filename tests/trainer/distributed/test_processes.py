@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,11 +69,10 @@ class Ranks:
         manifest: Path,
         output: Path,
         size: int,
-        meanwhile: Callable[[], None] = lambda: None,
         rows: bool = False,
         stop_at: int | None = None,
     ) -> Together:
-        """Train in the first `size` processes; `meanwhile` is called once all have begun.
+        """Train in the first `size` processes.
 
         `rows`: each appends its rows to `rows-RANK` below the output folder. `stop_at`: the batch at which the last one
         sends itself SIGTERM.
@@ -89,7 +87,6 @@ class Ranks:
             assert channel
             channel.write(json.dumps(asked) + "\n")
             channel.flush()
-        meanwhile()
         answers = [process.stdout.readline() for process in self.processes[:size] if process.stdout]
         assert all(answers), self.log()
         return Together([WorkerResult.model_validate_json(answer) for answer in answers], output)
@@ -135,17 +132,6 @@ def lines(output: Path) -> list[dict[str, Any]]:
         }
         for line in found
     ]
-
-
-def wait_until(ready: Callable[[], Any], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def wait_for_step(output: Path, step: int) -> None:
-    wait_until(lambda: any(line["step"] >= step for line in lines(output)))
 
 
 def difference(one: Path, other: Path) -> float:
@@ -198,11 +184,7 @@ def test_a_signal_to_one_process_stops_all_and_they_resume_bit_for_bit(
         checkpoint={"saveSteps": 1000},
     )
 
-    def stop_the_second() -> None:
-        wait_for_step(tmp_path / "out", 15)  # in the second epoch of three
-        ranks.processes[1].send_signal(signal.SIGTERM)
-
-    stopped = together(document, 2, meanwhile=stop_the_second)
+    stopped = together(document, 2, stop_at=16)  # in the second epoch of three
     assert [word.outcome for word in stopped.words] == ["Interrupted"] * 2
     steps = {word.progress.step for word in stopped.words if word.progress}
     (checkpoint,) = (tmp_path / "out/checkpoints").glob("step-*")
@@ -327,11 +309,7 @@ def test_a_sharded_model_learns_the_same_and_resumes_after_a_stop(
             **({"output": {"save": "both"}} if method == "lora" else {}),
         )
 
-    def stop_the_second() -> None:
-        wait_for_step(tmp_path / "fsdp", 3)
-        ranks.processes[1].send_signal(signal.SIGTERM)
-
-    stopped = together(document("fsdp"), 2, output="fsdp", meanwhile=stop_the_second)
+    stopped = together(document("fsdp"), 2, output="fsdp", stop_at=4)
     assert [word.outcome for word in stopped.words] == ["Interrupted"] * 2
     (checkpoint,) = (tmp_path / "fsdp/checkpoints").glob("step-*")
     assert parts_of_weights(checkpoint) == {2}

@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM
 WEIGHTS = f"/me/tiny/resolve/{COMMIT}/model.safetensors"
 CONFIG = f"/me/tiny/resolve/{COMMIT}/config.json"
 TOKEN = "hf_secret"
-STOP_SECONDS = 10
+# Within which a program ends, and which a wait for the hub is longer than.
+STOP_SECONDS = STUCK_SECONDS / 2
 
 
 @contextmanager

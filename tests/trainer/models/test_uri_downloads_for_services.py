@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,11 @@ from hone_server.artifacts.verify import verify_adapter, verify_model
 from hone_trainer.push.oci_push import ArtifactPusher
 from hone_trainer.remote.locations import Location
 from ociserver.registry import LOGIN, RegistryServer, find_missing_program
+from short_waits import build_impatient_command
 from transformers import AutoModelForCausalLM
+
+# The registry is either there or not, in these tests.
+LONGEST_WAIT_SECONDS = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ class Pod:
         for field, link, source in downloads:
             request = {"field": field, "link": str(self.links / link), "source": {"secret": {"name": "login"}} | source}
             arguments += ["--download", json.dumps(request)]
-        command = [sys.executable, *containers.build_module_command(containers.URI_DOWNLOAD)[1:], *arguments]
+        command = [*build_impatient_command(containers.URI_DOWNLOAD, LONGEST_WAIT_SECONDS), *arguments]
         environment = {**os.environ, "HF_HOME": str(self.cache)}
         done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=120)
         assert done.returncode == code, done.stderr

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -12,18 +11,13 @@ from typing import Any
 
 import pytest
 from hone_trainer.storage import checkpoints
+from run_isolation import find_free_port
 
 Job = Callable[..., dict[str, Any]]
 Train = Callable[..., Any]
 
 LONG = {"maxSteps": 100, "loggingSteps": 4}
 DROPOUT = {"r": 4, "loraDropout": 0.2}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def get(port: int, path: str) -> bytes | None:
@@ -42,7 +36,7 @@ def test_sigterm_saves_a_checkpoint_and_the_next_start_ends_bit_for_bit_alike(
     job: Job, train: Train, process: Callable[..., Any], tmp_path: Path
 ) -> None:
     document = job(training=LONG, lora=DROPOUT, checkpoint={"saveSteps": 1000})
-    port = free_port()
+    port = find_free_port()
     run = process(document, tmp_path / "out", "--port", str(port))
 
     def step() -> int:

@@ -1,6 +1,5 @@
 """`hone pull` and `hone report` as commands, against a fake API server whose pods run the real script."""
 
-import random
 import signal
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from fake_cluster import CORE, FakeCluster
 from hone.artifacts.reader_pod import FileStream
 from hone.kube.cluster import Cluster
 from kubernetes.client import ApiClient
+from long_matrix import make_random
 
 PODS = f"{CORE}/pods"
 
@@ -37,6 +37,7 @@ def test_an_artifact_is_pulled_and_its_pod_deleted(fake: FakeCluster, tmp_path: 
 def test_a_pull_killed_at_random_moments_loses_nothing(
     fake: FakeCluster, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
+    chance = make_random("killed pulls")
     fake.frame_seconds = 0.01
     place = tmp_path / "faq/adapter"
     largest = 0
@@ -49,8 +50,8 @@ def test_a_pull_killed_at_random_moments_loses_nothing(
                 if started.poll() is not None:
                     break
                 time.sleep(0.01)
-            time.sleep(random.random() * 0.5)
-            started.send_signal(random.choice([signal.SIGKILL, signal.SIGINT, signal.SIGTERM]))
+            time.sleep(chance.random() * 0.5)
+            started.send_signal(chance.choice([signal.SIGKILL, signal.SIGINT, signal.SIGTERM]))
         # Partial files and finished ones: a small file may be complete when the pull is killed, and get its name later.
         received = sum(path.stat().st_size for path in place.glob("*")) if place.exists() else 0
         assert received >= largest

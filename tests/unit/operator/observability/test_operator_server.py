@@ -12,6 +12,7 @@ import pytest
 from hone_api.io.status_server import LONGEST_REQUEST, MOST_CONNECTIONS
 from hone_operator.observability.health import serve_status
 from hone_operator.observability.metrics import Metrics
+from run_isolation import find_free_port
 
 
 @dataclass
@@ -36,8 +37,7 @@ def running() -> Iterator[Running]:
     found, started, stop = Running(), threading.Event(), asyncio.Event()
 
     async def run() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            found.port = free.getsockname()[1]
+        found.port = find_free_port()
         address = f"127.0.0.1:{found.port}"
         server = await serve_status(address, Metrics(), lambda: found.sick, lambda: found.unready, lambda: found.remark)
         started.set()
