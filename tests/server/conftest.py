@@ -130,7 +130,7 @@ def serving(*args: str) -> Iterator[Server]:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=100)
             finally:
                 process.kill()
 

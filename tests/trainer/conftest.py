@@ -211,6 +211,16 @@ class Worker:
         self._process.wait(timeout=60)
 
 
+def hold_at(batch: int, rank: int = 0) -> dict[str, str]:
+    """Return the variables of a process that waits before a batch until it is stopped or killed."""
+    return {"PYTHONPATH": str(Path(__file__).with_name("held")), "HONE_TEST_HOLD": f"{rank}:{batch}"}
+
+
+@pytest.fixture(scope="session")
+def hold() -> Callable[..., dict[str, str]]:
+    return hold_at
+
+
 def write_manifest(path: Path, *documents: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
     return path
@@ -276,7 +286,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait_for(self, ready: Callable[[], Any], seconds: float = 120) -> Any:
+    def wait_for(self, ready: Callable[[], Any], seconds: float = 300) -> Any:
         """Wait until `ready` returns something true, and return it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -297,7 +307,7 @@ class Process:
         self._process.wait()
 
     def result(self) -> Result:
-        code = self._process.wait(timeout=120)
+        code = self._process.wait(timeout=300)
         word = json.loads(self._word.read_text()) if self._word.exists() else {}
         return Result(code, word, self.output, self._log.read_text())
 

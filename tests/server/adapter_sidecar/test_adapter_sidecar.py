@@ -18,6 +18,7 @@ import uvicorn
 from hone_api.artifacts.manifest import ArtifactManifest as Manifest
 from hone_api.artifacts.manifest import compute_files_digest, describe_files, write_manifest
 from hone_api.inferenceservices.adapter_sync import make_revision
+from hone_server.adapter_sidecar.reconciler import RETRY_SECONDS
 from run_isolation import find_free_port
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -134,7 +135,7 @@ class Pod:
         return dict(self.get("/adapters").json()["adapters"][name])
 
 
-def until(holds: Callable[[], Any], seconds: float = 20) -> Any:
+def until(holds: Callable[[], Any], seconds: float = 120) -> Any:
     end = time.monotonic() + seconds
     while True:
         try:
@@ -204,7 +205,7 @@ def test_adapters_are_added_replaced_and_removed_while_it_stays_ready(running: t
     begin = time.monotonic()
     revision = pod.write(new, other)
     until(lambda: pod.state("other")["loaded"] and pod.state("faq")["loaded"])
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < RETRY_SECONDS, "it is not tried again first"
     assert pod.get("/adapters").json()["revision"] == revision
     assert engine.loras == {"faq": link(pod, new), "other": link(pod, other)}
     pod.write(other)
@@ -322,6 +323,7 @@ def test_no_request_reaches_a_name_while_it_is_replaced(running: tuple[Pod, Like
         new = pod.adapter("faq", f"-{number}")
         pod.write(new)
         until(lambda new=new: engine.loras.get("faq") == link(pod, new))
+        until(lambda number=number: len(statuses) > 10 * (number - 1))
     stop.set()
     for asker in askers:
         asker.join()

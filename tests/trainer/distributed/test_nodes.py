@@ -21,12 +21,17 @@ def long_job(job: Job, **checkpoint: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def start(process: Callable[..., Any], tmp_path: Path) -> Nodes:
-    """Start two nodes on one output folder: start(job(…), output=…, order=…, **arguments of node 0)."""
+    """Start two nodes on one output folder: start(job(…), output=…, order=…, arguments of node 0, variables)."""
 
     def run(
-        document: dict[str, Any], output: str = "out", order: tuple[int, ...] = (0, 1), first: tuple[str, ...] = ()
+        document: dict[str, Any],
+        output: str = "out",
+        order: tuple[int, ...] = (0, 1),
+        first: tuple[str, ...] = (),
+        held: dict[str, str] | None = None,
     ) -> list[Any]:
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+        where |= held or {}
         started = {}
         for node in order:
             arguments = ("--nnodes", "2", *(first if node == 0 else ()))
@@ -60,19 +65,19 @@ NOTICED_SECONDS = 100
 
 
 def test_the_loss_of_any_node_interrupts_the_other_and_the_next_start_resumes(
-    job: Job, start: Nodes, tmp_path: Path
+    job: Job, start: Nodes, hold: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
     document = long_job(job, saveSteps=5)
     checkpoints = tmp_path / "out/checkpoints"
 
-    nodes = start(document)
+    nodes = start(document, held=hold(10, rank=1))
     nodes[0].wait_for((checkpoints / "step-00000005").exists)
     at = kill(nodes[1])
     assert ends(nodes[0]) == INTERRUPTED, nodes[0].log()
     assert time.monotonic() - at < NOTICED_SECONDS
     assert "Node 1 was lost" in nodes[0].result().message["message"]
 
-    nodes = start(document, order=(1, 0))
+    nodes = start(document, order=(1, 0), held=hold(30))
     nodes[1].wait_for(lambda: list(checkpoints.glob("step-000000[2-5]*")))
     at = kill(nodes[0])
     assert ends(nodes[1]) == INTERRUPTED, nodes[1].log()
@@ -89,9 +94,11 @@ def test_the_loss_of_any_node_interrupts_the_other_and_the_next_start_resumes(
     assert [line["loss"] for line in ended[0].metrics] == [line["loss"] for line in whole[0].metrics]
 
 
-def test_a_signal_to_one_node_stops_both_at_the_same_step(job: Job, start: Nodes, tmp_path: Path) -> None:
+def test_a_signal_to_one_node_stops_both_at_the_same_step(
+    job: Job, start: Nodes, hold: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
     document = long_job(job, saveSteps=1000)
-    nodes = start(document)
+    nodes = start(document, held=hold(10, rank=1))
     log = tmp_path / "out/logs/metrics.jsonl"
     nodes[0].wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 3)
     nodes[1].signal(signal.SIGTERM)
@@ -109,8 +116,10 @@ def test_a_mistake_on_one_node_is_reported_there_and_interrupts_the_other(job: J
         assert ends(nodes[1]) == INTERRUPTED, nodes[1].log()
 
 
-def test_a_killed_process_is_the_failure_of_its_node(job: Job, start: Nodes, tmp_path: Path) -> None:
-    nodes = start(long_job(job, saveSteps=5))
+def test_a_killed_process_is_the_failure_of_its_node(
+    job: Job, start: Nodes, hold: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    nodes = start(long_job(job, saveSteps=5), held=hold(10, rank=1))
     nodes[0].wait_for((tmp_path / "out/checkpoints/step-00000005").exists)
     os.kill(children(nodes[1].pid)[0], signal.SIGKILL)
     assert ends(nodes[1]) == (70, "InternalError")

@@ -335,12 +335,16 @@ def parts_of_weights(checkpoint: Path) -> set[int]:
 
 
 def test_a_killed_process_ends_the_run_and_the_next_start_resumes(
-    job: Job, process: Callable[..., Any], together: Callable[..., Together], tmp_path: Path
+    job: Job,
+    process: Callable[..., Any],
+    together: Callable[..., Together],
+    hold: Callable[..., dict[str, str]],
+    tmp_path: Path,
 ) -> None:
     document = job(
         training={"maxSteps": 60, "perDeviceTrainBatchSize": 1}, checkpoint={"saveSteps": 5}, resources={"gpus": 2}
     )
-    run = process(document, tmp_path / "out")
+    run = process(document, tmp_path / "out", **hold(10, rank=1))
     run.wait_for(lambda: (tmp_path / "out/checkpoints/step-00000005").exists())
     first, second = sorted(children(run.pid))
     os.kill(second, signal.SIGKILL)

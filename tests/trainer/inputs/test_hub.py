@@ -16,6 +16,8 @@ from hub_server import COMMIT, STUCK_SECONDS, Hub
 from huggingface_hub import constants
 
 Job = Callable[..., dict[str, Any]]
+# Less than huggingface_hub takes to try five times, and more than a busy machine delays a run.
+RETRIES_SECONDS = 20
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +134,7 @@ def test_cached_files_are_trained_on_without_the_hub_and_without_waiting(cut_off
     cached = time.monotonic() - began
     assert done.code == 0, done.log
     assert done.manifest["baseModel"] == {"name": "me/tiny", "revision": COMMIT}
-    assert cached < local + 5
+    assert cached < local + RETRIES_SECONDS
     assert (here.output / "adapter/adapter_model.safetensors").read_bytes() == (
         done.output / "adapter/adapter_model.safetensors"
     ).read_bytes()

@@ -33,11 +33,11 @@ def same_weights(one: Path, other: Path, name: str) -> bool:
 
 
 def test_sigterm_saves_a_checkpoint_and_the_next_start_ends_bit_for_bit_alike(
-    job: Job, train: Train, process: Callable[..., Any], tmp_path: Path
+    job: Job, train: Train, process: Callable[..., Any], hold: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
     document = job(training=LONG, lora=DROPOUT, checkpoint={"saveSteps": 1000})
     port = find_free_port()
-    run = process(document, tmp_path / "out", "--port", str(port))
+    run = process(document, tmp_path / "out", "--port", str(port), **hold(20))
 
     def step() -> int:
         progress = json.loads(get(port, "/progress") or b"{}").get("progress") or {}
