@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from operator import sub
 from pathlib import Path
 from typing import Any
 
@@ -341,13 +342,16 @@ def test_a_drain_closes_connections_and_continues_while_requests_come(running: t
             return client.post(f"{url}/v1/completions", json={"model": "faq"}).headers.get("connection")
 
         assert ask() is None
-        drain = subprocess.Popen([sys.executable, "-m", "hone_gate", "drain", "2"], env=environment)
+        drain = subprocess.Popen([sys.executable, "-m", "hone_gate", "drain", "1"], env=environment)
         until(lambda: ask() == "close")
-        begin = time.monotonic()
-        while time.monotonic() - begin < 5:
+        moments = [time.monotonic()]
+        while moments[-1] - moments[0] < 5:
             assert ask() == "close"
             time.sleep(0.05)
-        assert drain.poll() is None
+            moments.append(time.monotonic())
+        is_running = drain.poll() is None
+        # On a busy machine there may be no request for as long as ends the drain.
+        assert is_running or max(map(sub, moments[1:], moments)) > 0.5
     assert drain.wait(60) == 0
 
 

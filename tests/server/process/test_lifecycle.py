@@ -133,9 +133,15 @@ def test_a_drain_continues_while_requests_come(
     short = {"model": "tiny-llama", "prompt": "hello", "max_tokens": 1}
     with serve(str(base_folder), "--drain-seconds", "1") as server:
         server.process.send_signal(signal.SIGTERM)
-        ended = time.monotonic() + 5
-        while time.monotonic() < ended:
-            assert server.post("/v1/completions", short).status_code == 200
+        asked = time.monotonic()
+        ended = asked + 5
+        while asked < ended:
+            before, asked = asked, time.monotonic()
+            try:
+                assert server.post("/v1/completions", short).status_code == 200
+            except httpx.ConnectError:  # only where this machine is so busy that no request came for long enough
+                assert time.monotonic() - before >= 1
+                break
         until(lambda: refuses(server))
         assert server.process.wait(timeout=END_SECONDS) == 0
 
