@@ -22,7 +22,7 @@ from hone_api.reasons import DESTINATION_OCCUPIED, STORE_UNREACHABLE, HoneError
 
 from hone_trainer.push.artifact import LocalArtifact, LocalFile
 from hone_trainer.push.plan import HeldFile, PushPlan, make_damage_error, plan_push, refuse_other_job
-from hone_trainer.push.s3_store import S3Destination, UploadedPart
+from hone_trainer.push.s3_store import BegunUpload, S3Destination, UploadedPart
 from hone_trainer.remote.meter import Meter
 from hone_trainer.remote.objects import ChangedError, TransientError
 from hone_trainer.remote.transfers import StoppedError, Transfers
@@ -43,7 +43,7 @@ class _Upload:
 
     file: LocalFile
     held: HeldFile | None
-    id: str
+    begun: BegunUpload
     count: int
     done: dict[int, UploadedPart] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -269,7 +269,7 @@ class S3Push(Transfers):
         self.run(tasks)
         for upload in uploads:
             for other in begun.get(upload.file.name, []):
-                if other != upload.id:
+                if other != upload.begun.id:
                     self.store.abort_upload(upload.file.name, other)
 
     def _drop_interrupted_uploads(self, files: list[LocalFile]) -> None:
@@ -296,13 +296,15 @@ class S3Push(Transfers):
         count = -(-file.size // part_bytes)
         for upload_id in begun:
             done: dict[int, UploadedPart] = {}
-            for number, part in self.retry(partial(self.store.list_parts, file.name, upload_id)).items():
+            listed = self.retry(partial(self.store.list_parts, file.name, upload_id))
+            has_checksums = any(part.crc32 for part in listed.values())
+            for number, part in listed.items():
                 is_complete = number <= count and part.size == min(part_bytes, file.size - (number - 1) * part_bytes)
                 if is_complete and part.etag == self._digest_parts(file)[number - 1].hex():
                     done[number] = part
             if done:
                 self._meter.count_present(sum(part.size for part in done.values()))
-                uploads.append(_Upload(file, held, upload_id, count, done))
+                uploads.append(_Upload(file, held, BegunUpload(upload_id, has_checksums), count, done))
                 return
         uploads.append(_Upload(file, held, self.retry(partial(self.store.begin_upload, file.name)), count))
 
@@ -317,10 +319,10 @@ class S3Push(Transfers):
         self._refuse_stopped()
         part_bytes = self._find_part_bytes(upload.file)
         content = _read(upload.file.path, (number - 1) * part_bytes, part_bytes)
-        etag = self.retry(partial(self.store.put_part, upload.file.name, upload.id, number, content))
+        part = self.retry(partial(self.store.put_part, upload.file.name, upload.begun, number, content))
         self._meter.add(len(content))
         with upload.lock:
-            upload.done[number] = UploadedPart(len(content), etag)
+            upload.done[number] = part
             is_last = len(upload.done) == upload.count
         if is_last:
             self._complete(upload)
@@ -330,11 +332,11 @@ class S3Push(Transfers):
         parts, name = [upload.done[number] for number in sorted(upload.done)], upload.file.name
         is_written = False
         try:
-            write = partial(self.store.complete_upload, name, upload.id, parts, upload.held)
+            write = partial(self.store.complete_upload, name, upload.begun.id, parts, upload.held)
             is_written = self._write(upload.file, write)
         finally:
             if not is_written:
-                self.store.abort_upload(name, upload.id)
+                self.store.abort_upload(name, upload.begun.id)
 
     def _refuse_stopped(self) -> None:
         if self.is_stopped:

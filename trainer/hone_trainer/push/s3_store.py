@@ -3,13 +3,17 @@
 `s3` decides which of them are made. Failures have the names of `remote.s3`, of which this is the writing half.
 
 An object is only written over what was listed there, where the server knows conditions for writes: AWS, MinIO and
-others do. minio proves what it sends by a digest: of HTTP by the SHA-256 that is signed, of HTTPS by its MD5.
+others do. minio proves what it sends by a digest: of HTTP by the SHA-256 that is signed, of HTTPS by its MD5. Parts
+also get a CRC-32, as boto3's do, where the server answers that it checks them. Without one, servers compute another
+checksum, which may take them longer.
 
 minio has no public method that continues an upload, or that writes under a condition. This module alone uses the
 undocumented methods under the public ones, MULTIPART_METHODS; a test compares their parameters.
 """
 
 import hashlib
+import zlib
+from base64 import b64encode
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -30,23 +34,31 @@ Query = dict[str, str | list[str] | tuple[str]]
 MULTIPART_METHODS = {
     "_execute": "method bucket_name object_name body headers query_params",
     "_list_multipart_uploads": "bucket_name delimiter encoding_type key_marker max_uploads prefix",
-    "_create_multipart_upload": "bucket_name object_name headers",
     "_abort_multipart_upload": "bucket_name object_name upload_id",
 }
 # An upload that another process has completed or aborted, or whose parts it has replaced.
 _LOST_UPLOAD = {"NoSuchUpload", "InvalidPart", "InvalidPartOrder"}
-_DAMAGED_ON_THE_WAY = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
+_DAMAGED_ON_THE_WAY = {"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}
 # Another program writes the same object now, or has removed it.
 _CONFLICTS = {"ConditionalRequestConflict", "PreconditionFailed", "NoSuchKey", "NoSuchVersion", "InvalidRange"}
-# What servers answer that know no conditions for writes. Most of them ignore conditions.
-_NO_CONDITIONS = {"NotImplemented", "InvalidArgument", "InvalidRequest", "UnsupportedArgument"}
+# What servers answer that know no conditions for writes, or no checksums. Most of them ignore such headers.
+_UNKNOWN_HEADER = {"NotImplemented", "InvalidArgument", "InvalidRequest", "UnsupportedArgument"}
+_CHECKSUM_HEADER, _CHECKSUM_ALGORITHM = "x-amz-checksum-algorithm", "CRC32"
+
+
+class BegunUpload(NamedTuple):
+    """An upload in parts. `has_checksums`: the server compares each part with a CRC-32, and wants all of them."""
+
+    id: str
+    has_checksums: bool
 
 
 class UploadedPart(NamedTuple):
-    """A part that the server has of an upload."""
+    """A part that the server has of an upload. `crc32` is in base64, and empty in an upload without checksums."""
 
     size: int
     etag: str
+    crc32: str = ""
 
 
 class S3Destination(S3Store):
@@ -54,7 +66,7 @@ class S3Destination(S3Store):
 
     def __init__(self, location: Location) -> None:
         super().__init__(location)
-        self._has_conditions = True
+        self._has_conditions = self._has_checksums = True
         self._prefix = f"{self._key.rstrip('/')}/" if self._key.strip("/") else ""
 
     def list_held(self) -> dict[str, HeldFile]:
@@ -90,7 +102,7 @@ class S3Destination(S3Store):
             try:
                 return self._client._execute(method, self._bucket, key, content, {**sent, **condition}, query)
             except S3Error as error:
-                if error.code not in _NO_CONDITIONS and error.response.status != 501:
+                if not _is_unknown_header(error):
                     raise
             answer = self._client._execute(method, self._bucket, key, content, {**sent}, query)
             self._has_conditions = False
@@ -111,55 +123,81 @@ class S3Destination(S3Store):
             uploads.setdefault(str(each.object_name).removeprefix(self._prefix), []).append(str(each.upload_id))
         return uploads
 
-    def list_parts(self, name: str, upload: str) -> dict[int, UploadedPart]:
+    def list_parts(self, name: str, upload_id: str) -> dict[int, UploadedPart]:
         """Return the parts that the server has of an upload, by number."""
         found: dict[int, UploadedPart] = {}
         marker = "0"
         while True:
-            query: Query = {"uploadId": upload, "part-number-marker": marker}
+            query: Query = {"uploadId": upload_id, "part-number-marker": marker}
             with self._translate_failures():
                 answer = self._client._execute("GET", self._bucket, self._prefix + name, query_params=query)
                 tree = ElementTree.fromstring(answer.data)
                 for part in tree.iterfind("{*}Part"):
                     etag = _find_text(part, "ETag").strip('"')
-                    found[int(_find_text(part, "PartNumber"))] = UploadedPart(int(_find_text(part, "Size")), etag)
+                    size, crc32 = int(_find_text(part, "Size")), _find_text(part, "ChecksumCRC32")
+                    found[int(_find_text(part, "PartNumber"))] = UploadedPart(size, etag, crc32)
                 following = _find_text(tree, "NextPartNumberMarker")
             if _find_text(tree, "IsTruncated") != "true" or following == marker:
                 return found
             marker = following
 
-    def begin_upload(self, name: str) -> str:
-        """Begin an upload in parts, and return its id."""
+    def begin_upload(self, name: str) -> BegunUpload:
+        """Begin an upload in parts."""
         with self._translate_failures():
-            return self._client._create_multipart_upload(self._bucket, self._prefix + name, {})
+            answer = self._execute_begin(name)
+            upload_id = _find_text(ElementTree.fromstring(answer.data), "UploadId")
+            if not upload_id:
+                raise ValueError("the answer has no UploadId")
+        return BegunUpload(upload_id, answer.headers.get(_CHECKSUM_HEADER, "").upper() == _CHECKSUM_ALGORITHM)
 
-    def put_part(self, name: str, upload: str, number: int, content: bytes) -> str:
-        """Send a part of an upload, and return its ETag, which is its MD5 at some servers and buckets only."""
-        query: Query = {"partNumber": str(number), "uploadId": upload}
+    def _execute_begin(self, name: str) -> urllib3.BaseHTTPResponse:
+        """Send the request that begins an upload, with checksums where the server accepts that."""
+        key, sent = self._prefix + name, {"Content-Type": "application/octet-stream"}
+        query: Query = {"uploads": ""}
+        if self._has_checksums:
+            headers: Query = {**sent, _CHECKSUM_HEADER: _CHECKSUM_ALGORITHM}
+            try:
+                return self._client._execute("POST", self._bucket, key, headers=headers, query_params=query)
+            except S3Error as error:
+                if not _is_unknown_header(error):
+                    raise
+        answer = self._client._execute("POST", self._bucket, key, headers={**sent}, query_params=query)
+        self._has_checksums = False
+        return answer
+
+    def put_part(self, name: str, upload: BegunUpload, number: int, content: bytes) -> UploadedPart:
+        """Send a part of an upload. Its ETag is its MD5 at some servers and buckets only."""
+        query: Query = {"partNumber": str(number), "uploadId": upload.id}
         sent: Query = {"Content-Type": "application/octet-stream"}
+        crc32 = ""
+        if upload.has_checksums:
+            crc32 = b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
+            sent["x-amz-checksum-crc32"] = crc32
         with self._translate_failures():
             answer = self._client._execute("PUT", self._bucket, self._prefix + name, content, sent, query)
-            return _read_etag(answer, content)
+            return UploadedPart(len(content), _read_etag(answer, content), crc32)
 
-    def complete_upload(self, name: str, upload: str, parts: list[UploadedPart], held: HeldFile | None) -> str:
+    def complete_upload(self, name: str, upload_id: str, parts: list[UploadedPart], held: HeldFile | None) -> str:
         """Make an object of the parts of an upload, numbered from 1, as `put` does. Return its ETag."""
         root = ElementTree.Element("CompleteMultipartUpload")
         for number, part in enumerate(parts, 1):
             entry = ElementTree.SubElement(root, "Part")
             ElementTree.SubElement(entry, "PartNumber").text = str(number)
             ElementTree.SubElement(entry, "ETag").text = f'"{part.etag}"'
+            if part.crc32:
+                ElementTree.SubElement(entry, "ChecksumCRC32").text = part.crc32
         with self._translate_failures():
-            answer = self._execute_over(held, "POST", name, ElementTree.tostring(root), {"uploadId": upload})
+            answer = self._execute_over(held, "POST", name, ElementTree.tostring(root), {"uploadId": upload_id})
             tree = ElementTree.fromstring(answer.data)
             if tree.tag.rpartition("}")[2] == "Error":  # S3 begins its answer before the object is made
                 raise S3Error.fromxml(answer)
             return _find_text(tree, "ETag").strip('"')
 
-    def abort_upload(self, name: str, upload: str) -> None:
+    def abort_upload(self, name: str, upload_id: str) -> None:
         """Drop the parts of an upload. Where that is refused, they stay."""
         try:
             with self._translate_failures():
-                self._client._abort_multipart_upload(self._bucket, self._prefix + name, upload)
+                self._client._abort_multipart_upload(self._bucket, self._prefix + name, upload_id)
         except (HoneError, TransientError, ChangedError):
             return
 
@@ -205,6 +243,11 @@ def _read_etag(answer: urllib3.BaseHTTPResponse, content: bytes) -> str:
     """Return the ETag that a server has given to content; its MD5 where it gives none."""
     etag = answer.headers.get("ETag", "").strip('"')
     return etag or hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _is_unknown_header(error: S3Error) -> bool:
+    """Return whether a server may have refused a request for a header that it does not know."""
+    return error.code in _UNKNOWN_HEADER or error.response.status == 501
 
 
 def _find_text(tree: ElementTree.Element, name: str) -> str:
