@@ -30,6 +30,8 @@ POLL_SECONDS = 1.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SAVE_SECONDS = 1.0
+# The priority of this session, where the kernel has sched_autogroup_enabled.
+AUTOGROUP = Path("/proc/self/autogroup")
 
 
 class OutcomeReader:
@@ -137,6 +139,10 @@ def lower_priority() -> None:
         os.nice(19)
     with suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    # Outside of a container, Linux weighs sessions against each other: priorities count within a session alone.
+    with suppress(OSError):
+        if os.getsid(0) == os.getpid():
+            AUTOGROUP.write_text("19")
 
 
 def lock(path: Path) -> None:
