@@ -11,7 +11,7 @@ round. Four things are measured between the begin and the end of training:
 - the seconds of training against the run without a tracker. On two cores the spread of this one is 15 %.
 
 Then the share of a core is measured that the tracker's process gets where both want the same core: a process that
-computes all the time at the tracker's priority, in a session of its own as it has, against another.
+computes all the time at the tracker's priority against another, both in one session, as they are.
 
 Goal: at most 1.01 each. MLflow's server is installed into the user's cache, once, and runs at the lowest priority.
 """
@@ -45,7 +45,7 @@ from hone_trainer.training.tracked_run import JournalCallback
 
 sys.path.append(str(Path(__file__).parents[1] / "tests/trainer/tracking"))
 
-from tracking_servers import MLflowServer, find_free_port, open_silent_server  # noqa: E402
+from tracking_servers import MLflowServer, find_free_port, open_silent_server
 
 ANSWER_SECONDS = 5.0
 CONTENTION_SECONDS = 3.0
@@ -66,7 +66,8 @@ MEASURES = ("runtime_seconds", "callback_seconds", "cpu_seconds", "tracker_cpu_s
 
 def main() -> None:
     if sys.argv[1:2] == ["--measured"]:
-        return measure_run(Path(sys.argv[2]), sys.argv[3:])
+        measure_run(Path(sys.argv[2]), sys.argv[3:])
+        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=600)
@@ -115,12 +116,8 @@ def measure_contention() -> float:
         subprocess.Popen(
             [sys.executable, "-c", COMPUTE.format(setup=setup, begin=begin, end=begin + CONTENTION_SECONDS)],
             stdout=subprocess.PIPE,
-            start_new_session=is_tracker,
         )
-        for setup, is_tracker in (
-            ("", False),
-            ("from hone_trainer.tracking.process import lower_priority; lower_priority()", True),
-        )
+        for setup in ("", "from hone_trainer.tracking.process import lower_priority; lower_priority()")
     ]
     training, tracker = (float(process.communicate()[0]) for process in processes)
     return tracker / (training + tracker)
@@ -218,12 +215,10 @@ def measure_run(result: Path, arguments: list[str]) -> None:
     is_idle: list[bool] = []
 
     def mark() -> None:
-        trackers_found = [
-            each for each in psutil.Process().children() if "hone_trainer.tracking" in str(each.cmdline())
-        ]
-        used = [each.cpu_times() for each in trackers_found]
+        children = [each for each in psutil.Process().children() if "hone_trainer.tracking" in str(each.cmdline())]
+        used = [each.cpu_times() for each in children]
         marks.append((time.process_time(), sum(each.user + each.system for each in used)))
-        is_idle.extend(os.sched_getscheduler(each.pid) == os.SCHED_IDLE for each in trackers_found)
+        is_idle.extend(os.sched_getscheduler(each.pid) == os.SCHED_IDLE for each in children)
 
     for kind, name in ((JournalCallback, "on_log"), (Journal, "sync")):
         setattr(kind, name, add_time(getattr(kind, name), spent))

@@ -4,8 +4,8 @@ It reads the journal as it grows and sends it through transformers' callback, ag
 standard input is one line, the outcome of the run, which is one of OUTCOMES. When the input closes without it, the
 training process is gone, and this one ends at once: the next start continues where the tracker is.
 
-It runs when no other program needs the processor, and does not import torch, which the callbacks do not need: torch
-would cost some seconds of computing and some hundred MiB.
+It runs when no other program of the session needs the processor, and does not import torch, which the callbacks do not
+need: torch would cost some seconds of computing and some hundred MiB.
 """
 
 import base64
@@ -30,8 +30,6 @@ POLL_SECONDS = 1.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SAVE_SECONDS = 1.0
-# The priority of this session, where the kernel has sched_autogroup_enabled.
-AUTOGROUP = Path("/proc/self/autogroup")
 
 
 class OutcomeReader:
@@ -139,10 +137,6 @@ def lower_priority() -> None:
         os.nice(19)
     with suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    # Outside of a container, Linux weighs sessions against each other: priorities count within a session alone.
-    with suppress(OSError):
-        if os.getsid(0) == os.getpid():
-            AUTOGROUP.write_text("19")
 
 
 def lock(path: Path) -> None:

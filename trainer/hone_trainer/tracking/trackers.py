@@ -47,7 +47,9 @@ class TrackerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            # Not a session of its own: outside of a container, Linux gives each session the same share of the
+            # processors, and the process's low priority would only count within it.
+            process_group=0,
             env=environ | credentials | {"OMP_NUM_THREADS": "1"},
         )
 
