@@ -9,7 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[3]
 ROOMS = ("crds", "operator", "trainer", "server", "client", "cli")
 # Folders that the scripts, or the settings of pytest, put on the path.
-FOLDERS = ("tests", "tests/unit", "tests/trainer", "tests/server", "tests/cluster", "benchmarks", "examples/quickstart")
+FOLDERS = (
+    *("tests", "tests/unit", "tests/trainer", "tests/trainer/tracking", "tests/server", "tests/cluster"),
+    *("benchmarks", "examples/quickstart"),
+)
 SCRIPTS = sorted(path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py"))
 
 
