@@ -28,7 +28,9 @@ demo: install ## fine-tune a small chat model here and talk to it; no cluster, n
 demo-cluster: install ## the same demo on the local cluster, by helm, kubectl and the OpenAI client
 	$(BIN)/python examples/quickstart/demo_cluster.py
 
-test: lint test-unit test-trainer test-server test-bases test-cluster ## everything that CI runs
+# The local cluster's pods wait more than they compute, so the others run beside them, one after the other.
+test: lint test-unit test-trainer ## everything that CI runs
+	$(MAKE) --jobs 2 --keep-going test-with-cluster test-with-api-server test-server test-bases
 
 lint: install ## style, types, drift of generated files
 	$(BIN)/ruff check
@@ -43,7 +45,7 @@ pod-schema: install ## read the types of pods that users write from the local cl
 	$(BIN)/python tests/cluster/pod_schema.py
 
 test-unit: install ## pure tests
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -n 2 --dist loadfile
 
 test-trainer: install ## the trainer with real torch on the CPU
 	$(BIN)/pytest tests/trainer -n 2 --dist loadfile
