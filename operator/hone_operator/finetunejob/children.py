@@ -45,7 +45,8 @@ def build_config_map(owner: Object) -> Object:
 def plan_config_map(observed: Object | None, desired: Object) -> list[Action]:
     """Return the actions that make the ConfigMap as desired."""
     if observed is None:
-        return [Create(CONFIGMAPS, desired)]
+        # Sent together with the Job, it would delay the Job. No pod needs it before it has a node.
+        return [Create(CONFIGMAPS, desired, comes_last=True)]
     if is_as_desired(observed, desired):
         return []
     return [build_delete(CONFIGMAPS, observed) if observed.get("immutable") else Apply(CONFIGMAPS, desired)]

@@ -94,7 +94,10 @@ class Executor:
         outcome.is_undecided = not is_free
         if WriteResult.NAME_TAKEN in results:
             others = []
-        results, due = [*results, *await self._execute_all(key, others)], [*first, *others]
+        last = [action for action in others if isinstance(action, Create) and action.comes_last]
+        others = [action for action in others if action not in last]
+        results += await self._execute_all(key, others)
+        results, due = [*results, *await self._execute_all(key, last)], [*first, *others, *last]
         failures: dict[str, WriteFailure] = {}
         for action, result in zip(due, results, strict=True):
             if isinstance(result, WriteFailure):
