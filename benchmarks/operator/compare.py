@@ -2,7 +2,8 @@
 
 In rounds, from creating objects to their Jobs: time, memory, CPU. Then once, with KWOK, from creation to the end: API
 requests, CPU. Goals: 50 ms to the Job of one object, 1,000 in no longer than JobSet takes, 12 writes in the life of a
-job. Needs the local cluster's programs (`make cluster-up` builds them), Go and openssl.
+job. With `--checkout`, Hone is compared with another Hone alone. Needs the local cluster's programs (`make cluster-up`
+builds them), Go and openssl.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +25,14 @@ import build_peers  # noqa: E402
 from apiserver import ApiServer, api_server  # noqa: E402
 from client import Arrivals, Client, Refused, make_names  # noqa: E402
 from common import print_comparison  # noqa: E402
-from contenders import CONTENDERS, install_contenders, install_runtime, run_contender  # noqa: E402
+from contenders import (  # noqa: E402
+    CONTENDERS,
+    OTHER,
+    add_checkout,
+    install_contenders,
+    install_runtime,
+    run_contender,
+)
 from simulation import simulate_pods  # noqa: E402
 from usage import Audit, count_writes, read_cpu_seconds, read_resident_mib  # noqa: E402
 
@@ -50,20 +58,27 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=1000, help="objects created at once, a round")
     parser.add_argument("--lives", type=int, default=100, help="objects whose pods run to their end")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--checkout", type=Path, metavar="FOLDER", help="of another Hone, after `make install` in it")
     options = parser.parse_args()
+    if options.checkout:
+        add_checkout(options.checkout)
+        options.contenders = ["hone", OTHER]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    print(", ".join(f"{name} {build_peers.read_version(name)}" for name in build_peers.MODULES), flush=True)
+    if not options.checkout:
+        print(", ".join(f"{name} {build_peers.read_version(name)}" for name in build_peers.MODULES), flush=True)
     found: dict[str, dict[str, list[float]]] = {figure: {} for figure in FIGURES}
     requests: dict[str, Counter[str]] = {}
     for number in range(options.rounds):
         turns = [name for name in options.contenders if name != "prepared"]  # up to its first Job, that is Hone
-        with run_contenders_server() as (server, _):
+        with run_contenders_server(options.contenders) as (server, _):
             for name in turns[:: -1 if number % 2 else 1]:
                 add_figures(found, name, measure_creations(server, name, options.singles, options.many))
-    with run_contenders_server() as (server, audit), simulate_pods(server, pod_seconds=POD_SECONDS):
-        for name in options.contenders:
-            figures, requests[name] = measure_lives(server, audit, name, options.lives)
-            add_figures(found, name, figures)
+    if options.lives:
+        running = run_contenders_server(options.contenders)
+        with running as (server, audit), simulate_pods(server, pod_seconds=POD_SECONDS):
+            for name in options.contenders:
+                figures, requests[name] = measure_lives(server, audit, name, options.lives)
+                add_figures(found, name, figures)
     for figure, words in FIGURES.items():
         for name, values in found[figure].items():
             if name != "hone":
@@ -75,14 +90,14 @@ def main() -> None:
 
 
 @contextmanager
-def run_contenders_server() -> Iterator[tuple[ApiServer, Audit]]:
-    """Run an API server with all contenders' definitions, and its log. Operators see the packages of their images."""
+def run_contenders_server(names: Iterable[str]) -> Iterator[tuple[ApiServer, Audit]]:
+    """Run an API server with the contenders' definitions, and its log. Operators see the packages of their images."""
     os.environ["PYTHONPATH"] = str(HERE / "as_shipped")
     with tempfile.TemporaryDirectory() as folder:
         audit = Audit(Path(folder))
         users = dict.fromkeys([*CONTENDERS, "controllers", "scheduler", "kwok"], ("system:masters",))
         with api_server(Path(folder), users=users, flags=audit.flags) as server:
-            install_contenders(server)
+            install_contenders(server, names)
             yield server, audit
 
 

@@ -4,15 +4,16 @@ import base64
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import build_peers
 import yaml
-from apiserver import CRDS, ApiServer, processes
+from apiserver import ApiServer, processes
 from client import Client, Object
 from simulation import STORAGE_CLASS
 
@@ -20,12 +21,17 @@ HERE = Path(__file__).parent
 IMAGE = "registry.invalid/trainer:1"
 WEBHOOK_PORTS = {"jobset": 19443, "trainer": 19444}
 RUNTIME = "torch-distributed"
+# Until the API server validates by a CRD that was changed.
+SECONDS_UNTIL_SERVED = 3
 PODS = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": IMAGE}]}
 
 
 @dataclass(frozen=True)
 class Contender:
-    """`parts` are the programs that run; `ended` returns whether an object has reached its end."""
+    """`parts` are the programs that run; `ended` returns whether an object has reached its end.
+
+    `checkout`: the folder of the Hone that runs, with its own .venv; by default, this one.
+    """
 
     title: str
     api_version: str
@@ -34,6 +40,7 @@ class Contender:
     spec: Object
     parts: tuple[str, ...]
     ended: Callable[[Object], bool]
+    checkout: Path | None = None
 
     def path(self, namespace: str) -> str:
         return f"/apis/{self.api_version}/namespaces/{namespace}/{self.plural}"
@@ -92,6 +99,8 @@ CONTENDERS = {
         lambda _: False,
     ),
 }
+# Hone of another commit, with --checkout.
+OTHER = "other"
 BARE_CRD = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
@@ -112,9 +121,16 @@ BARE_CRD = {
 }
 
 
+def add_checkout(folder: Path) -> None:
+    """Add the Hone of another commit to the contenders, which was installed in this folder (`make install`)."""
+    CONTENDERS[OTHER] = replace(CONTENDERS["hone"], title=f"Hone of {folder.name}", checkout=folder.resolve())
+
+
 @contextmanager
 def run_contender(name: str, server: ApiServer) -> Iterator[list[int]]:
     """Run the contender's processes, by pid, each as the user of the contender's name."""
+    if "hone" in CONTENDERS[name].parts:
+        install_hone_crds(server, CONTENDERS[name].checkout)
     environment = dict(
         os.environ,
         KUBECONFIG=str(server.kubeconfig_of(name)),
@@ -123,7 +139,7 @@ def run_contender(name: str, server: ApiServer) -> Iterator[list[int]]:
         PYTHONWARNINGS="ignore",
         TMPDIR=str(server.folder),
     )
-    commands = [_make_command(part, server.folder) for part in CONTENDERS[name].parts]
+    commands = [_make_command(part, server.folder, CONTENDERS[name].checkout) for part in CONTENDERS[name].parts]
     with (
         (server.folder / f"{name}.log").open("ab") as log,
         processes(commands, environment, log.fileno()) as started,
@@ -131,33 +147,56 @@ def run_contender(name: str, server: ApiServer) -> Iterator[list[int]]:
         yield [process.pid for process in started]
 
 
-def _make_command(part: str, folder: Path) -> list[Any]:
+def _make_command(part: str, folder: Path, checkout: Path | None) -> list[Any]:
     if part == "hone":
-        return [sys.executable, "-m", "hone_operator", "--log-level", "warning"]
+        return [find_python(checkout), "-m", "hone_operator", "--log-level", "warning"]
     if part == "bare":
         return [sys.executable, "-m", "kopf", "run", "--quiet", "--standalone", "-A", HERE / "bare_kopf.py"]
     return [build_peers.build_program(part), "--config", folder / f"{part}-config.yaml", "--zap-log-level=error"]
 
 
-def install_contenders(server: ApiServer) -> None:
-    """Install CRDs, webhooks and configurations of all: as shipped, except for ports, and without leader election."""
+def install_contenders(server: ApiServer, names: Iterable[str]) -> None:
+    """Install CRDs, webhooks and configurations: as shipped, except for ports, and without leader election."""
     client = Client(server.url)
-    _create_certificate(server.folder)
-    jobset, trainer = build_peers.download_source("jobset"), build_peers.download_source("trainer")
-    crds = [BARE_CRD]
-    for folder in (CRDS, jobset / "config/components/crd/bases", trainer / "manifests/base/crds"):
-        files = sorted(file for file in folder.glob("*.yaml") if file.name != "kustomization.yaml")
-        crds += [yaml.safe_load(file.read_text()) for file in files]
-    for crd in crds:
-        client.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
-    client.apply(
-        "/api/v1/namespaces/kubeflow-system",
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubeflow-system"}},
-    )
-    _write_config(server.folder, "jobset", jobset / "config/components/manager/controller_manager_config.yaml")
-    _write_config(server.folder, "trainer", trainer / "manifests/base/manager/controller_manager_config.yaml")
-    _install_webhooks(client, server.folder, "jobset", jobset / "config/components/webhook/manifests.yaml")
-    _install_webhooks(client, server.folder, "trainer", trainer / "manifests/base/webhook/manifests.yaml")
+    parts = {part for name in names for part in CONTENDERS[name].parts}
+    _apply_crd(client, BARE_CRD)
+    if "jobset" in parts:
+        _create_certificate(server.folder)
+        jobset = build_peers.download_source("jobset")
+        install_crds(client, jobset / "config/components/crd/bases")
+        _write_config(server.folder, "jobset", jobset / "config/components/manager/controller_manager_config.yaml")
+        _install_webhooks(client, server.folder, "jobset", jobset / "config/components/webhook/manifests.yaml")
+    if "trainer" in parts:
+        trainer = build_peers.download_source("trainer")
+        install_crds(client, trainer / "manifests/base/crds")
+        client.apply(
+            "/api/v1/namespaces/kubeflow-system",
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubeflow-system"}},
+        )
+        _write_config(server.folder, "trainer", trainer / "manifests/base/manager/controller_manager_config.yaml")
+        _install_webhooks(client, server.folder, "trainer", trainer / "manifests/base/webhook/manifests.yaml")
+
+
+def install_hone_crds(server: ApiServer, checkout: Path | None) -> None:
+    """Install the CRDs of Hone's kinds, in place of those of another commit."""
+    install_crds(Client(server.url), (checkout or HERE.parents[1]) / "charts/hone/files/crds")
+    time.sleep(SECONDS_UNTIL_SERVED)
+
+
+def find_python(checkout: Path | None) -> Path:
+    """Return the interpreter that has a checkout's packages; without one, this interpreter."""
+    return checkout / ".venv/bin/python" if checkout else Path(sys.executable)
+
+
+def install_crds(client: Client, folder: Path) -> None:
+    """Install all CRDs of a folder."""
+    for file in sorted(folder.glob("*.yaml")):
+        if file.name != "kustomization.yaml":
+            _apply_crd(client, yaml.safe_load(file.read_text()))
+
+
+def _apply_crd(client: Client, crd: Object) -> None:
+    client.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
 
 
 def install_runtime(client: Client) -> None:

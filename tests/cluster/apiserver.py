@@ -170,13 +170,18 @@ def processes(
 
 @contextmanager
 def operator(
-    kubeconfig: Path, *arguments: str, log: Path | None = None, settings: dict[str, float] | None = None
+    kubeconfig: Path,
+    *arguments: str,
+    log: Path | None = None,
+    settings: dict[str, float] | None = None,
+    python: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run Hone's operator as a local process, until the context ends or the test ends it.
 
     `settings`: other values of the operator's constants, by "module.NAME", so that a test need not wait for long.
+    `python`: the interpreter of another checkout.
     """
     environment = dict(os.environ, KUBECONFIG=str(kubeconfig), HONE_RUNTIME_IMAGE=IMAGE, PYTHONWARNINGS="ignore")
-    command: list[object] = [sys.executable, "-c", WITH_SETTINGS, json.dumps(settings or {}), *arguments]
+    command: list[object] = [python or sys.executable, "-c", WITH_SETTINGS, json.dumps(settings or {}), *arguments]
     with (log or Path(os.devnull)).open("ab") as out, processes([command], environment, out.fileno()) as started:
         yield started[0]

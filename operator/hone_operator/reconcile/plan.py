@@ -14,7 +14,8 @@ class Create:
     """Create an object that does not exist.
 
     With `blocks_others`, the other actions wait for it. When an object of that name exists, they are left to the next
-    pass; when it fails, nothing else is created. An action that `comes_last` is sent when all others have been answered.
+    pass; when it fails, nothing else is created. With `comes_last`, it is created when all others have been
+    answered.
     """
 
     resource: Resource
