@@ -15,7 +15,16 @@ from hone_operator.controller import Controller
 from hone_operator.kube import client as api_module
 from hone_operator.kube.cache import Cache
 from hone_operator.kube.client import Api, ApiError, NotLeading
-from hone_operator.objects.resources import DEPLOYMENTS, FINETUNEJOBS, INFERENCESERVICES, JOBS, Key, Object
+from hone_operator.objects.resources import (
+    CLAIMS,
+    CONFIGMAPS,
+    DEPLOYMENTS,
+    FINETUNEJOBS,
+    INFERENCESERVICES,
+    JOBS,
+    Key,
+    Object,
+)
 from hone_operator.observability.metrics import Metrics
 from hone_operator.reconcile.event_writer import write_event
 from hone_operator.reconcile.execution import Executor
@@ -179,6 +188,36 @@ def test_a_replica_that_no_longer_leads_writes_no_status_event_or_lease() -> Non
         await controller.poller.close()
 
     with_api(check, fence=lambda: 0.0)
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_claim_is_created_first_and_a_config_map_last(status: int) -> None:
+    async def check(server: Server, api: Api) -> None:
+        server.status = status
+        actions: list[Action] = [
+            Create(CONFIGMAPS, BODY, comes_last=True),
+            Create(JOBS, BODY),
+            Create(CLAIMS, BODY, blocks_others=True),
+        ]
+        outcome = await Executor(api, Cache(), lambda _: []).execute(KEY, ("u", 1), actions)
+        created = [path.rpartition("/")[2] for method, path in server.seen if method == "POST"]
+        assert created == (
+            ["persistentvolumeclaims"] if status == 403 else ["persistentvolumeclaims", "jobs", "configmaps"]
+        )
+        assert outcome.is_undecided == (status == 403)
+
+    with_api(check)
+
+
+def test_a_config_map_is_created_although_its_job_is_refused() -> None:
+    async def check(server: Server, api: Api) -> None:
+        server.status = 403
+        actions: list[Action] = [Create(CONFIGMAPS, BODY, comes_last=True), Create(JOBS, BODY)]
+        outcome = await Executor(api, Cache(), lambda _: []).execute(KEY, ("u", 1), actions)
+        assert [path.rpartition("/")[2] for _, path in server.seen] == ["jobs", "configmaps"]
+        assert outcome.error is not None
+
+    with_api(check)
 
 
 def test_the_second_of_two_roll_outs_of_an_upgrade_waits_for_its_turn() -> None:
