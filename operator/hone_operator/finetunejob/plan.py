@@ -287,7 +287,9 @@ def _plan_jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Cond
             lambda: jobs.build_train_job(owner, job, image, observed.gpu_access, more_channels=more),
         )
     if view.job is None:
-        if not observed.stale_pods:  # the claim has one writer
+        if _has_old_manifest(observed, result):
+            result.requeue_after_seconds = pushing.CONFIG_MAP_RECHECK_SECONDS
+        elif not observed.stale_pods:  # the claim has one writer
             result.actions.append(Create(JOBS, desired))
         return
     if is_orphan(view.job, owner):
@@ -303,6 +305,14 @@ def _plan_jobs(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Cond
         return
     if patch := _build_job_patch(view.job, view.pods, desired, job):
         result.actions.append(Patch(JOBS, view.job["metadata"]["name"], patch))
+
+
+def _has_old_manifest(observed: ObservedFineTuneJob, result: Plan) -> bool:
+    """Return whether the ConfigMap has the manifest of another spec, which a new pod must not read."""
+    if observed.config_map is None:
+        return False
+    wanted = _build_once(result, "manifest", lambda: children.build_config_map(observed.owner))
+    return bool(observed.config_map.get("data") != wanted["data"])
 
 
 def _build_job_patch(found: Object, pods: list[Object], desired: Object, job: FineTuneJob) -> Object | None:

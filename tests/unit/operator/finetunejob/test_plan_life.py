@@ -134,6 +134,16 @@ def test_a_finished_preparation_counts_without_its_job() -> None:
     assert jobs_made(observed) == ["faq-train"]
 
 
+def test_no_job_is_created_while_the_config_map_has_the_manifest_of_another_spec() -> None:
+    observed = observed_job(job_object())
+    observed.job = None
+    assert observed.config_map
+    observed.config_map["data"] = {"finetunejob.yaml": "{}"}
+    found = plan_finetunejob(observed, NOW)
+    assert [(type(each), each.resource) for each in found.actions] == [(Apply, CONFIGMAPS)]
+    assert found.requeue_after_seconds is not None
+
+
 def test_a_mistake_found_in_preparing_ends_the_job() -> None:
     ended = pod(container="prepare", terminated=terminated(69, failure("ModelTooLarge", "needs 99 GiB, MI210 has 64")))
     found = plan_finetunejob(preparing(ended, job_conditions=[job_condition("Failed", "PodFailurePolicy")]), NOW)
