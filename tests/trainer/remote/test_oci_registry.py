@@ -213,7 +213,7 @@ HOSTILE = {
     "a cut archive": [(pack({"a": bytes(9000)}, "w:gz")[:40], f"{MODEL}.weight.v1.tar+gzip", {})],
     "a name out of the folder": [(b"x", f"{MODEL}.weight.v1.raw", {"org.cncf.model.filepath": "../a"})],
     "no name": [(b"x", f"{MODEL}.weight.v1.raw", {})],
-    "zstd": [(b"x", f"{MODEL}.weight.v1.tar+zstd", {})],
+    "a file with zstd": [(b"x", f"{MODEL}.weight.v1.raw+zstd", {})],
 }
 
 

@@ -3,7 +3,6 @@
 import errno
 import gzip
 import io
-import json
 import shutil
 import tarfile
 import tracemalloc
@@ -12,9 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import zstandard
 from hone_api.reasons import DATASET_INVALID, HoneError
 from hone_trainer.modelpack import unpacking
-from hone_trainer.modelpack.artifact import MANIFEST_TYPE, UnreadableArtifactError, parse_manifest
+from hone_trainer.modelpack.artifact import UnreadableArtifactError
 from hone_trainer.modelpack.unpacking import SMALLEST_LIMIT_BYTES, unpack
 from hone_trainer.remote.locations import Location
 from hone_trainer.remote.objects import RemoteObject
@@ -143,11 +143,10 @@ def test_a_bomb_is_the_mistake_of_the_field(tmp_path: Path) -> None:
     assert caught.value.message.startswith("spec.dataset.uri is oci://registry.example.com/data/rows:v1, which has an")
 
 
-@pytest.mark.parametrize(
-    "annotations", [{}, {"org.opencontainers.image.title": "a", "io.deis.oras.content.unpack": "true"}]
-)
-def test_zstd_is_refused_with_what_to_do(annotations: dict[str, str]) -> None:
-    media_type = "application/vnd.cncf.model.weight.v1.tar+zstd" if not annotations else "application/x.tar+zstd"
-    layer = {"mediaType": media_type, "digest": f"sha256:{'0' * 64}", "size": 1, "annotations": annotations}
-    with pytest.raises(UnreadableArtifactError, match=r"can't unpack zstd: push it again with gzip"):
-        parse_manifest(json.dumps({"mediaType": MANIFEST_TYPE, "layers": [layer]}).encode())
+def test_a_small_archive_with_zstd_can_not_fill_the_volume(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "archive.tar.zst"
+    headers = [member("a"), member("b", SMALLEST_LIMIT_BYTES + 1)]
+    path.write_bytes(zstandard.compress(b"".join(each.tobuf(tarfile.GNU_FORMAT) for each in headers) + bytes(1024)))
+    with pytest.raises(UnreadableArtifactError, match="with more than 1 GiB of files"):
+        unpack(path, "tar+zstd", tmp_path / "out")

@@ -29,13 +29,18 @@ _FILE_PATHS = (FILE_PATH, "org.cnai.model.filepath")
 # oras sets it for a folder, which it packs; its files have the media type of an archive and are none.
 _ORAS_UNPACK = "io.deis.oras.content.unpack"
 _DIGEST = re.compile("sha256:[0-9a-f]{64}")
+# The layer of an artifact without files, such as those that `oras attach` makes.
+_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+# So many manifests of an index are named in a message.
+_MOST_SHOWN = 8
+_NO_MANIFEST = "has a manifest that is none of an OCI artifact"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _DATASETS = (".jsonl", ".parquet", ".csv", ".arrow")
 _DOCUMENTS = (".md", ".pdf", ".html")
 # A manifest describes files: a hundred thousand would fit.
 LARGEST_MANIFEST_BYTES = 32 * 2**20
 
-Packing = Literal["file", "tar", "tar+gzip"]
+Packing = Literal["file", "tar", "tar+gzip", "tar+zstd"]
 
 
 class UnreadableArtifactError(Exception):
@@ -86,15 +91,37 @@ def parse_manifest(content: bytes) -> list[Layer]:
     """Return the layers of an artifact. Raises UnreadableArtifactError."""
     try:
         document = json.loads(content)
-        kind = document.get("mediaType", MANIFEST_TYPE)
-        if kind in INDEX_TYPES:
-            raise UnreadableArtifactError("is an index of images for several platforms, and no model or dataset")
-        found = [_parse_layer(layer) for layer in document["layers"]]
+        found = [_parse_layer(layer) for layer in document["layers"] if layer["mediaType"] != _EMPTY_TYPE]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UnreadableArtifactError("has a manifest that is none of an OCI artifact") from None
+        raise UnreadableArtifactError(_NO_MANIFEST) from None
     if any(layer.packing != "file" and not layer.name for layer in found) and _is_image(document):
         raise UnreadableArtifactError("is an image of a container, and no artifact with files")
     return found
+
+
+def find_manifest_in_index(content: bytes) -> str | None:
+    """Return the digest of the one artifact in an index; None for a manifest, and for what is neither.
+
+    buildx and oras push an index also for a single manifest, next to which may stand attestations.
+    Raises UnreadableArtifactError for an index of several artifacts or of none, which names their digests.
+    """
+    try:
+        document = json.loads(content)
+        if "manifests" not in document:
+            return None
+        listed = [each for each in document["manifests"] if not _is_attestation(each)]
+        models = [each for each in listed if each.get("artifactType") == ARTIFACT_TYPE]
+        chosen = models if len(models) == 1 else listed
+        shown = ", ".join(map(_describe_in_index, chosen[:_MOST_SHOWN]))
+        [digest] = [str(each["digest"]) for each in chosen] if len(chosen) == 1 else [""]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UnreadableArtifactError(_NO_MANIFEST) from None
+    if len(chosen) != 1:
+        what = f"{len(chosen)} artifacts: {shown}{', …' if len(chosen) > _MOST_SHOWN else ''}" if chosen else "nothing"
+        raise UnreadableArtifactError(f"is an index of {what}")
+    if not _DIGEST.fullmatch(digest):
+        raise UnreadableArtifactError(f"is an index of the digest {digest!r:.100}, and sha256 is supported")
+    return digest
 
 
 def build_artifact(files: Sequence[PackedFile], name: str, annotations: Mapping[str, str]) -> BuiltArtifact:
@@ -148,28 +175,39 @@ def _parse_layer(layer: dict[str, Any]) -> Layer:
     path = next((str(annotations[key]) for key in _FILE_PATHS if annotations.get(key)), "")
     title = str(annotations.get(TITLE) or "")
     if title and not path and not _is_model_layer(media_type):
-        is_packed = annotations.get(_ORAS_UNPACK) == "true"
-        if is_packed and media_type.endswith("+zstd"):
-            raise _make_zstd_error(media_type)
-        return Layer(digest, size, "" if is_packed else _clean(title), "tar+gzip" if is_packed else "file")
+        if annotations.get(_ORAS_UNPACK) == "true":
+            return Layer(digest, size, "", "tar+zstd" if media_type.endswith("+zstd") else "tar+gzip")
+        return Layer(digest, size, _clean(title), "file")
     return Layer(digest, size, _clean(path or title), _find_packing(media_type, path or title))
 
 
 def _find_packing(media_type: str, name: str) -> Packing:
     if media_type.endswith((".tar+gzip", ".tar.gzip")):
         return "tar+gzip"
+    if media_type.endswith((".tar+zstd", ".tar.zstd")):
+        return "tar+zstd"
     if media_type.endswith(".tar"):
         return "tar"
     if media_type.endswith("+zstd"):
-        raise _make_zstd_error(media_type)
+        raise UnreadableArtifactError(
+            f"has a layer of type {media_type:.100}: zstd is read of tar archives (.tar+zstd)"
+        )
     if not name:
         raise UnreadableArtifactError(f"has a layer of type {media_type} without the name of its file")
     return "file"
 
 
-def _make_zstd_error(media_type: str) -> UnreadableArtifactError:
-    found = f"has a layer of type {media_type:.100}, and Hone can't unpack zstd"
-    return UnreadableArtifactError(f"{found}: push it again with gzip (+gzip), or its files as they are")
+def _is_attestation(entry: dict[str, Any]) -> bool:
+    """Return whether a manifest in an index is buildx' description of another one."""
+    return (entry.get("annotations") or {}).get("vnd.docker.reference.type") == "attestation-manifest"
+
+
+def _describe_in_index(entry: dict[str, Any]) -> str:
+    """Return the digest of a manifest in an index, and what else tells it from the others."""
+    platform = entry.get("platform") or {}
+    found = "/".join(str(platform[name]) for name in ("os", "architecture", "variant") if platform.get(name))
+    kind = found or str(entry.get("artifactType") or "")
+    return f"{entry['digest']!s:.80}{f' ({kind:.80})' if kind else ''}"
 
 
 def _is_model_layer(media_type: str) -> bool:

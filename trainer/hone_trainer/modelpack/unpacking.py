@@ -13,7 +13,9 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow
 from hone_api.byte_sizes import format_bytes
 
 from hone_trainer.modelpack.artifact import Packing, UnreadableArtifactError
@@ -38,7 +40,7 @@ def unpack(archive: Path, packing: Packing, folder: Path) -> None:
     left, count = limit, 0
     try:
         with (
-            gzip.open(archive) if packing == "tar+gzip" else archive.open("rb") as content,
+            _open(archive, packing) as content,
             tarfile.open(fileobj=(stream := _BoundedStream(content.read)), mode="r|") as tar,  # type: ignore[call-overload]
         ):
             while member := tar.next():
@@ -52,8 +54,17 @@ def unpack(archive: Path, packing: Packing, folder: Path) -> None:
                 if not member.isdir():
                     _write(tar, member, folder)
                 stream.allow(0)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the file system, and not of a decompressor
+            raise
         raise UnreadableArtifactError(f"has a layer that is no {packing} archive: {error}") from error
+
+
+def _open(archive: Path, packing: Packing) -> Any:
+    """Open an archive for reading what it holds, as a stream."""
+    if packing == "tar+zstd":
+        return pyarrow.input_stream(str(archive), compression="zstd")
+    return gzip.open(archive) if packing == "tar+gzip" else archive.open("rb")
 
 
 class _BoundedStream:

@@ -16,7 +16,8 @@ from urllib.parse import urljoin, urlsplit
 
 import urllib3
 from hone_api.io.terminal import hide_url_credentials
-from hone_api.reasons import DESTINATION_REFUSED, INVALID_SPEC, HoneError
+from hone_api.layout import REGISTRY_SCHEME
+from hone_api.reasons import DESTINATION_REFUSED, INVALID_SPEC, STORE_UNAUTHORIZED, HoneError
 
 from hone_trainer.modelpack.artifact import (
     DOCKER_MANIFEST_TYPE,
@@ -83,9 +84,28 @@ def parse_reference(location: Location) -> Reference:
         raise HoneError(
             INVALID_SPEC,
             f"{location.where}, which names no artifact of a registry",
-            remedy="Write oci://REGISTRY/REPOSITORY:TAG or oci://REGISTRY/REPOSITORY@sha256:DIGEST.",
+            remedy="Write oci://REGISTRY/REPOSITORY:TAG or oci://REGISTRY/REPOSITORY@sha256:DIGEST, with the host of "
+            f"the registry: that of docker's short names is {_DOCKER_HUB}.",
         )
+    _refuse_short_name(location, found["host"])
     return Reference(found["host"], found["repository"], found["tag"], found["digest"])
+
+
+def _refuse_short_name(location: Location, host: str) -> None:
+    """Raise HoneError InvalidSpec for a name without a registry's host, of which docker means that of Docker Hub.
+
+    The rule is docker's. With an endpoint, any host may stand in the URI.
+    """
+    if location.endpoint or "." in host or ":" in host or is_loopback(host):
+        return
+    scheme = "" if location.kind == "push" and location.spec_field else REGISTRY_SCHEME
+    path = location.uri.removeprefix(REGISTRY_SCHEME)
+    raise HoneError(
+        INVALID_SPEC,
+        f"{location.where}, where {host} is no host of a registry: it has neither a dot nor a port",
+        remedy=f"Write {scheme}{_DOCKER_HUB}/{path} for Docker Hub, {scheme}REGISTRY/{path} for another registry, or "
+        f"{scheme}{path.replace(host, f'{host}:443', 1)} if {host} is a host of your network.",
+    )
 
 
 class Registry:
@@ -102,22 +122,24 @@ class Registry:
         scope = f"repository:{repository}:{'pull,push' if can_push else 'pull'}"
         self._authorization = Authorization(location, host, scope, self._request_token)
 
-    def read_manifest(self) -> tuple[bytes, str] | None:
+    def read_manifest(self, wanted: str | None = None) -> tuple[bytes, str] | None:
         """Return the manifest and its digest, which is compared with the content; None when there is none.
 
+        `wanted`: the digest of another one than that of the reference.
         Raises HoneError StoreUnauthorized, StoreUnreachable and others, TransientError.
         """
-        with self.request("GET", f"manifests/{self.reference.name}", {"Accept": _ACCEPTED}) as response:
+        with self.request("GET", f"manifests/{wanted or self.reference.name}", {"Accept": _ACCEPTED}) as response:
             if response.status == 404:
                 return None
             with translate_failures(self.location):
                 content = response.read(LARGEST_MANIFEST_BYTES + 1, decode_content=True)
         if len(content) > LARGEST_MANIFEST_BYTES:
-            raise HoneError(self.location.invalid, f"{self.location.where}, whose manifest has more than 32 MiB")
+            found = f"{self.location.where}, whose manifest has more than 32 MiB"
+            raise HoneError(self.location.invalid, found, remedy="Push fewer files, or pack them into archives.")
         if self._can_push and not _is_manifest(content):
             raise self._make_no_registry("answers a request for a manifest with what is none")
         digest = compute_digest(content)
-        expected = self.reference.digest or response.headers.get("Docker-Content-Digest", digest)
+        expected = wanted or self.reference.digest or response.headers.get("Docker-Content-Digest", digest)
         if expected.startswith("sha256:") and digest != expected:
             raise TransientError(f"the manifest has the digest {digest} where {expected} should be")
         return content, digest
@@ -200,13 +222,16 @@ class Registry:
         """
         url = urljoin(self._base, path) if "://" not in path else path
         with translate_failures(self.location):
-            response, used = self._send(method, url, headers, body, answer_seconds)
+            response, used, answered = self._send(method, url, headers, body, answer_seconds)
+            is_elsewhere = not (self._can_push or is_same_origin(answered, self._base))
+            if response.status in (401, 403) and is_elsewhere:
+                raise self._refuse_storage(answered, response)
             if response.status == 401:
                 challenges = response.headers.getlist("WWW-Authenticate")
                 response.close()
                 if not self._authorization.answer(challenges, used, self._base):
                     raise self._refuse(self._read_answer(response))
-                response, _ = self._send(method, url, headers, body, answer_seconds)
+                response, _, _ = self._send(method, url, headers, body, answer_seconds)
         try:
             if response.status not in (200, 201, 202, 204, 206, 404, 416):
                 raise self._explain(self._read_answer(response), read_wait(response.headers))
@@ -218,10 +243,10 @@ class Registry:
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: Body | None, answer_seconds: float
-    ) -> tuple[urllib3.BaseHTTPResponse, str | None]:
+    ) -> tuple[urllib3.BaseHTTPResponse, str | None, str]:
         """Send a request and follow redirects, which registries use for blobs in a bucket.
 
-        Return the answer, and the authorization of the request that was answered.
+        Return the answer, and authorization and URL of the request that was answered.
         """
         for _ in range(MOST_REDIRECTS + 1):
             used = self._authorization.header if is_same_origin(url, self._base) else None
@@ -236,7 +261,7 @@ class Registry:
                 redirect=False,
             )
             if response.status not in (301, 302, 303, 307, 308) or method not in ("GET", "HEAD"):
-                return response, used
+                return response, used, url
             response.close()
             target = resolve_address(url, response.headers.get("Location", ""))
             if target is None:
@@ -297,6 +322,17 @@ class Registry:
             f"{self.location.where}, and {server} is no registry: it {found}",
             remedy=f"Name the host of a registry in {self.location.name_field('oci')}, not of its web page. Or log in "
             "at the portal of the network, if there is one.",
+        )
+
+    def _refuse_storage(self, url: str, response: urllib3.BaseHTTPResponse) -> HoneError:
+        """Return the failure of a store of blobs that refuses the address which the registry has signed for it."""
+        answer, host = self._read_answer(response), urlsplit(url).netloc
+        response.close()
+        return HoneError(
+            STORE_UNAUTHORIZED,
+            f"{self.location.where}, and {host}, where the registry keeps its blobs, refused access: {answer}",
+            remedy=f"The registry itself has accepted the request: have its clock and its own access to {host} "
+            "checked, or the proxy between this machine and that host.",
         )
 
     def _refuse(self, answer: Answer) -> HoneError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from hone_api.io.durable_files import flush_to_disk
 from hone_api.reasons import HoneError
 
-from hone_trainer.modelpack.artifact import Layer, UnreadableArtifactError, parse_manifest
+from hone_trainer.modelpack.artifact import Layer, UnreadableArtifactError, find_manifest_in_index, parse_manifest
 from hone_trainer.modelpack.unpacking import unpack
 from hone_trainer.remote.connections import translate_failures, yield_range
 from hone_trainer.remote.locations import Location
@@ -30,18 +30,26 @@ class OciStore:
     def __init__(self, location: Location) -> None:
         self._location = location
         self._registry = Registry(location)
+        self._digest = ""
 
     def list_objects(self) -> list[RemoteObject]:
         """Return the files and archives. Raises HoneError ModelInvalid, StoreUnauthorized, …, TransientError."""
         found = self._registry.read_manifest()
         if found is None:
             return []
+        content, self._digest = found
         try:
-            layers = parse_manifest(found[0])
+            if inner := find_manifest_in_index(content):
+                if (chosen := self._registry.read_manifest(inner)) is None:
+                    raise self._make_lost_error(f"manifest {inner} of its index")
+                content, _ = chosen
+            layers = parse_manifest(content)
         except UnreadableArtifactError as error:
+            repository = self._location.uri.partition("@")[0].removesuffix(f":{self._registry.reference.tag}")
             remedy = (
                 f"Check {self._location.name_field('uri')}: it must name an artifact with files in a registry, as "
-                "oras, modctl and Hone push it, and not a page or an image."
+                f"oras, modctl and Hone push it, and not a page or an image. One of several in an index is "
+                f"{repository}@DIGEST."
             )
             raise HoneError(self._location.invalid, f"{self._location.where}, which {error}", remedy=remedy) from None
         has_ranges = self._probe_ranges(max(layers, key=lambda layer: layer.size)) if layers else False
@@ -56,6 +64,7 @@ class OciStore:
         """Open a range of a layer. Raises HoneError, TransientError, ChangedError."""
         with self._registry.open_blob(wanted.key, start, end) as response:
             if response.status in (404, 416):
+                self._refuse_lost(wanted)
                 raise ChangedError(f"{wanted.name} is gone")
             # A bucket behind the registry has ETags of its own.
             yield self._yield_named(yield_range(response, replace(wanted, validator=""), start, end))
@@ -64,6 +73,19 @@ class OciStore:
         """Yield blocks. Failures to read them get their name; those of the consumer are not touched."""
         with translate_failures(self._location):
             yield from blocks
+
+    def _refuse_lost(self, wanted: RemoteObject) -> None:
+        """Raise HoneError for a blob that is gone while the manifest that names it is still there."""
+        found = self._registry.read_manifest()
+        if found and found[1] == self._digest:
+            raise self._make_lost_error(f"blob {wanted.key} of {wanted.name}")
+
+    def _make_lost_error(self, what: str) -> HoneError:
+        return HoneError(
+            self._location.invalid,
+            f"{self._location.where}, and the registry has its manifest and has lost {what}",
+            remedy="Push the artifact again. A garbage collection while a push is going on can remove blobs.",
+        )
 
     def _probe_ranges(self, layer: Layer) -> bool:
         """Return whether the registry sends ranges of blobs: it need not."""
