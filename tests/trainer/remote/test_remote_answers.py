@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import traceback
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -75,6 +76,30 @@ def test_a_code_of_the_store_gets_its_own_remedy(
     failure = fail(bucket(store))
     assert failure.reason is reason
     assert remedy in failure.remedy
+
+
+@pytest.mark.parametrize(
+    ("refused", "sentence", "right"),
+    [
+        (is_list, "Access Denied", "the right s3:ListBucket on bucket data, in spec.dataset.secret"),
+        (lambda request: not is_list(request), "Access Denied", "the right s3:GetObject on bucket data"),
+        (
+            lambda request: not is_list(request),
+            "User u is not authorized to perform: kms:Decrypt on the resource",
+            "the right kms:Decrypt on the key that encrypts",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_page", [False, True])
+def test_a_refusal_names_the_right_that_lacks(
+    store: Store, refused: Callable[[BaseHTTPRequestHandler], bool], sentence: str, right: str, is_page: bool
+) -> None:
+    body = f"<Error><Code>AccessDenied</Code><Message>{sentence}</Message></Error>"
+    reply = (403, {}, f"<p>{sentence}".encode()) if is_page else (403, XML, body.encode())
+    store.reply = lambda request: reply if refused(request) else None
+    failure = fail(bucket(store))
+    assert failure.reason is STORE_UNAUTHORIZED
+    assert right in failure.remedy
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "token"])

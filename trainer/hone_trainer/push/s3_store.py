@@ -43,6 +43,7 @@ _DAMAGED_ON_THE_WAY = {"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChe
 _CONFLICTS = {"ConditionalRequestConflict", "PreconditionFailed", "NoSuchKey", "NoSuchVersion", "InvalidRange"}
 # What servers answer that know no conditions for writes, or no checksums. Most of them ignore such headers.
 _UNKNOWN_HEADER = {"NotImplemented", "InvalidArgument", "InvalidRequest", "UnsupportedArgument"}
+_WRITE_RIGHT = "s3:PutObject"
 _CHECKSUM_HEADER, _CHECKSUM_ALGORITHM = "x-amz-checksum-algorithm", "CRC32"
 
 
@@ -89,7 +90,7 @@ class S3Destination(S3Store):
 
         Raises HoneError, TransientError, and ChangedError where there is another by now.
         """
-        with self._translate_failures():
+        with self._translate_failures(_WRITE_RIGHT):
             return _read_etag(self._execute_over(held, "PUT", name, content), content)
 
     def _execute_over(
@@ -111,12 +112,12 @@ class S3Destination(S3Store):
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
-        with self._translate_failures():
+        with self._translate_failures("s3:DeleteObject"):
             self._client.remove_object(self._bucket, self._prefix + name)
 
     def list_uploads(self) -> dict[str, list[str]]:
         """Return the ids of uploads that were begun and not completed, the newest first, by name."""
-        with self._translate_failures():
+        with self._translate_failures("s3:ListBucketMultipartUploads"):
             found = self._client._list_multipart_uploads(self._bucket, prefix=self._prefix).uploads
         uploads: dict[str, list[str]] = {}
         for each in sorted(found, key=lambda each: str(each.initiated_time), reverse=True):
@@ -129,7 +130,7 @@ class S3Destination(S3Store):
         marker = "0"
         while True:
             query: Query = {"uploadId": upload_id, "part-number-marker": marker}
-            with self._translate_failures():
+            with self._translate_failures("s3:ListMultipartUploadParts"):
                 answer = self._client._execute("GET", self._bucket, self._prefix + name, query_params=query)
                 tree = ElementTree.fromstring(answer.data)
                 for part in tree.iterfind("{*}Part"):
@@ -143,7 +144,7 @@ class S3Destination(S3Store):
 
     def begin_upload(self, name: str) -> BegunUpload:
         """Begin an upload in parts."""
-        with self._translate_failures():
+        with self._translate_failures(_WRITE_RIGHT):
             answer = self._execute_begin(name)
             upload_id = _find_text(ElementTree.fromstring(answer.data), "UploadId")
             if not upload_id:
@@ -173,7 +174,7 @@ class S3Destination(S3Store):
         if upload.has_checksums:
             crc32 = b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
             sent["x-amz-checksum-crc32"] = crc32
-        with self._translate_failures():
+        with self._translate_failures(_WRITE_RIGHT):
             answer = self._client._execute("PUT", self._bucket, self._prefix + name, content, sent, query)
             return UploadedPart(len(content), _read_etag(answer, content), crc32)
 
@@ -186,7 +187,7 @@ class S3Destination(S3Store):
             ElementTree.SubElement(entry, "ETag").text = f'"{part.etag}"'
             if part.crc32:
                 ElementTree.SubElement(entry, "ChecksumCRC32").text = part.crc32
-        with self._translate_failures():
+        with self._translate_failures(_WRITE_RIGHT):
             answer = self._execute_over(held, "POST", name, ElementTree.tostring(root), {"uploadId": upload_id})
             tree = ElementTree.fromstring(answer.data)
             if tree.tag.rpartition("}")[2] == "Error":  # S3 begins its answer before the object is made
@@ -196,12 +197,12 @@ class S3Destination(S3Store):
     def abort_upload(self, name: str, upload_id: str) -> None:
         """Drop the parts of an upload. Where that is refused, they stay."""
         try:
-            with self._translate_failures():
+            with self._translate_failures("s3:AbortMultipartUpload"):
                 self._client._abort_multipart_upload(self._bucket, self._prefix + name, upload_id)
         except (HoneError, TransientError, ChangedError):
             return
 
-    def _explain(self, error: S3Error) -> Exception:
+    def _explain(self, error: S3Error, right: str) -> Exception:
         code = error.code or ""
         name = error.object_name or (error.resource or "").rpartition("/")[2] or "an object"
         if code in _LOST_UPLOAD:
@@ -211,10 +212,10 @@ class S3Destination(S3Store):
         answer = Answer(int(error.response.status), code, self._read_message(error))
         if code in _DAMAGED_ON_THE_WAY:
             return TransientError(str(answer))
-        return self._explain_write(answer, read_wait(error.response.headers)) or super()._explain(error)
+        return self._explain_write(answer, read_wait(error.response.headers)) or super()._explain(error, right)
 
-    def _explain_page(self, answer: Answer) -> Exception:
-        return self._explain_write(answer) or super()._explain_page(answer)
+    def _explain_page(self, answer: Answer, right: str) -> Exception:
+        return self._explain_write(answer) or super()._explain_page(answer, right)
 
     def _explain_other(self, answer: Answer) -> HoneError:
         return self._refuse_artifact(answer, judge_answer(answer))
@@ -228,6 +229,9 @@ class S3Destination(S3Store):
         if not is_known_to_reads:
             return self._refuse_artifact(answer, verdict)
         return None
+
+    def _advise(self, right: str, message: str) -> str:
+        return f"{super()._advise(right, message)} A push lists, reads, writes and deletes objects."
 
     def _make_refusal(self, answer: str, remedy: str | None = None) -> HoneError:
         uri, secret = map(self._location.name_field, ("uri", "secret"))

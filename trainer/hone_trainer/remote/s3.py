@@ -44,6 +44,8 @@ _REGION_CODES = {
     "IllegalLocationConstraintException",
 }
 _TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "ServiceUnavailable", "InternalError"}
+# Rights of a policy, of which a refused request lacks one.
+LIST_RIGHT, READ_RIGHT = "s3:ListBucket", "s3:GetObject"
 _MD5 = re.compile("[0-9a-f]{32}")
 _WITH_CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}
 # What the client raises for an answer that is no answer of an S3 server, such as a page of a console.
@@ -153,7 +155,7 @@ class S3Store:
     def _list(self, prefix: str, *, first_only: bool = False) -> list[RemoteObject]:
         """Return the objects below a prefix, or the one that is listed first, without the marks of folders."""
         listed: dict[str, RemoteObject] = {}
-        with self._translate_failures():
+        with self._translate_failures(LIST_RIGHT):
             self._connections.start_listing()
             for found in self._client.list_objects(self._bucket, prefix, recursive=True):
                 key = str(found.object_name)
@@ -178,16 +180,17 @@ class S3Store:
             raise HoneError(INVALID_SPEC, f"{self._location.where}, and {problem}", remedy=remedy)
 
     @contextmanager
-    def _translate_failures(self) -> Iterator[None]:
+    def _translate_failures(self, right: str = READ_RIGHT) -> Iterator[None]:
+        """Within the context, give failures of the client their name. `right`: what the request needs of a policy."""
         try:
             with translate_failures(self._location):
                 yield
         except S3Error as error:
-            raise self._explain(error) from error
+            raise self._explain(error, right) from error
         except (InvalidResponseError, ServerError) as error:
             status = int(getattr(error, "_code", 0) or getattr(error, "_status_code", 0))
             page = str(getattr(error, "_body", "") or "")
-            raise self._explain_page(read_answer(status, page.encode())) from error
+            raise self._explain_page(read_answer(status, page.encode()), right) from error
         except MinioException as error:
             raise TransientError(" ".join(str(error).split())) from error
         except _EndlessListError:
@@ -197,7 +200,7 @@ class S3Store:
                 f"answers, and not as an S3 server does ({type(error).__name__})"
             ) from error
 
-    def _explain(self, error: S3Error) -> Exception:
+    def _explain(self, error: S3Error, right: str) -> Exception:
         code, status, message = error.code or "", int(error.response.status), self._read_message(error)
         where = self._location.where
         if code == "PreconditionFailed":
@@ -208,7 +211,7 @@ class S3Store:
             return HoneError(self._location.missing, f"{where}, and there is no bucket {self._bucket}")
         if code in _TRANSIENT_CODES or is_transient(status):
             return TransientError(str(Answer(status, code, message)), read_wait(error.response.headers))
-        if explained := self._explain_refusal(code, message):
+        if explained := self._explain_refusal(code, message, right):
             return explained
         if code in _REGION_CODES or "region" in message.lower():
             return HoneError(
@@ -217,7 +220,7 @@ class S3Store:
                 remedy=f"Set {self._location.name_field('region')} to the bucket's region.",
             )
         if status in (401, 403):
-            return self._make_refusal(f"{code}: {message}")
+            return self._make_refusal(f"{code}: {message}", self._advise(right, message))
         return self._explain_other(Answer(status, code, message))
 
     def _read_message(self, error: S3Error) -> str:
@@ -225,12 +228,12 @@ class S3Store:
         secrets = self._location.secret or {}
         return clean_text(error.message or "", tuple(secrets.get(name, "") for name in (SECRET_KEY, SESSION_TOKEN)))
 
-    def _explain_page(self, answer: Answer) -> Exception:
+    def _explain_page(self, answer: Answer, right: str) -> Exception:
         """Return the failure that an answer of a proxy means, or of another server that is none for S3."""
         if is_transient(answer.status):
             return TransientError(str(answer))
         if answer.status in (401, 403):
-            return self._make_refusal(str(answer))
+            return self._make_refusal(str(answer), self._advise(right, answer.sentence))
         return self._make_no_store_error(f"answers with {answer}, and not as an S3 server does")
 
     def _explain_other(self, answer: Answer) -> HoneError:
@@ -240,11 +243,11 @@ class S3Store:
         found = f"{self._location.where}, and {self._server} answers {answer.code}: {answer.sentence}"
         return HoneError(INVALID_SPEC, found, remedy=remedy)
 
-    def _explain_refusal(self, code: str, message: str) -> HoneError | None:
+    def _explain_refusal(self, code: str, message: str, right: str) -> HoneError | None:
         """Return the failure that a code of refused access means; None for another code."""
         text = f"{code}: {message}"
         if code in _REFUSED_CODES or (code == "AuthorizationHeaderMalformed" and "region" not in message.lower()):
-            return self._make_refusal(text)
+            return self._make_refusal(text, self._advise(right, message) if code == "AccessDenied" else None)
         if code in _EXPIRED_CODES:
             secret = self._location.name_field("secret")
             remedy = f"Give credentials that are valid now, in {secret}: temporary ones have expired."
@@ -260,6 +263,14 @@ class S3Store:
             remedy = "Restore the objects to a storage class that can be read at once."
             return HoneError(self._location.invalid, found, remedy=remedy)
         return None
+
+    def _advise(self, right: str, message: str) -> str:
+        """Return what to do about a request that was refused for lack of a right. AWS names a lacking key in words."""
+        place = f"bucket {self._bucket}"
+        if "kms" in message.lower():
+            right = "kms:Decrypt" if right in (LIST_RIGHT, READ_RIGHT) else "kms:GenerateDataKey and kms:Decrypt"
+            place = "the key that encrypts the objects"
+        return f"Give credentials with the right {right} on {place}, in {self._location.name_field('secret')}."
 
     def _make_refusal(self, answer: str, remedy: str | None = None) -> HoneError:
         return make_refusal(self._location, answer, is_signed=self._provider is not None, remedy=remedy)
