@@ -32,6 +32,7 @@ from hone_api.layout import (
 from hone_api.reasons import INVALID_SPEC, HoneError
 from pydantic import ValidationError
 
+from hone_trainer.inputs.manifest import read_secret
 from hone_trainer.models.uri_download import download_source, make_link
 from hone_trainer.runtime.errors import UnclassifiedError, classify_error
 
@@ -188,7 +189,7 @@ def download_adapter(download: RequestedDownload, secrets: Path, config_maps: Pa
     Raises HoneError InvalidSpec for a Secret that is not there, and what `download_source` raises.
     """
     source = download.source
-    if source.secret and not any((secrets / source.secret.name).glob("*")):
+    if source.secret and not _is_mounted(secrets / source.secret.name):
         name, where = source.secret.name, f"{download.field}.secret.name"
         remedy = f"Create Secret {name} in the namespace of the service, or correct {where}."
         raise HoneError(INVALID_SPEC, f"{where} is {name}, and its pod has no such Secret", remedy=remedy)
@@ -199,6 +200,11 @@ def download_adapter(download: RequestedDownload, secrets: Path, config_maps: Pa
         if source.ca_bundle
         else {},
     )
+
+
+def _is_mounted(secret: Path) -> bool:
+    """Return whether a Secret's folder has keys. That of one which does not exist has only files of the kubelet."""
+    return secret.is_dir() and bool(read_secret(secret))
 
 
 def main(argv: list[str] | None = None) -> None:
