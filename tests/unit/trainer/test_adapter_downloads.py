@@ -197,7 +197,7 @@ def test_new_downloads_come_before_those_that_have_failed() -> None:
 def test_a_secret_that_does_not_exist_is_named(tmp_path: Path, there: bool) -> None:
     source = {"uri": SOURCES[0], "secret": {"name": "login"}}
     download = RequestedDownload.model_validate({"field": "spec.adapters[0]", "link": "a", "source": source})
-    if there:  # an optional Secret is an empty folder
+    if there:
         (tmp_path / "login").mkdir()
     with pytest.raises(HoneError, match=r"spec.adapters\[0\].secret.name is login, and its pod has no such Secret"):
         download_adapter(download, tmp_path, tmp_path)
