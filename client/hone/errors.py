@@ -17,7 +17,7 @@ class ClientError(HoneError):
         super().__init__(_REASON, message, remedy=remedy)
 
     def __str__(self) -> str:
-        return self.sentence()
+        return self.format_message()
 
 
 class InvalidSpecError(ClientError):

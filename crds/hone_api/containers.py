@@ -48,7 +48,7 @@ def build_module_command(module: str) -> list[str]:
 
 def format_failure_line(program: str, error: HoneError) -> str:
     """Return the last line that a program prints when it cannot do its work."""
-    return f"{program}: {error.reason.name}: {error.sentence()}"
+    return f"{program}: {error.reason.name}: {error.format_message()}"
 
 
 def find_failures(log: str) -> list[Failure]:

@@ -27,6 +27,6 @@ class HoneError(Exception):
         super().__init__(self.message)
         self.remedy = make_encodable(remedy or reason.remedy)
 
-    def sentence(self) -> str:
+    def format_message(self) -> str:
         """Return the text for the user: what was found, then what to do."""
         return f"{self.message.rstrip('. ')}. {self.remedy}"

@@ -197,7 +197,7 @@ class Reconciler:
         """Report by an event that the status can't be written: there is no other place to report it."""
         counted = self._unwritten.count_failures(key, [STATUS])[STATUS]
         if counted == (1 if error.is_refusal else REPORTED_AFTER_FAILURES) and not error.is_farewell:
-            message = HoneError(API_FAILING, f"The status can't be written: {describe_error(error)}").sentence()
+            message = HoneError(API_FAILING, f"The status can't be written: {describe_error(error)}").format_message()
             await write_event(self._api, key, owner, Event("Warning", API_FAILING.name, message))
 
     async def patch_status(self, key: Key, owner: Object, changes: Object) -> bool:

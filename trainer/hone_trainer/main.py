@@ -67,7 +67,7 @@ def run_and_report(options: RunOptions, stop: StopSignal) -> tuple[int, Terminat
                 return 0, telemetry.make_succeeded_message(run_job(options, stop, telemetry))
         except Exception as error:
             code, failure = report_failure(error, options.verbose, options.output / LOGS)
-            return code, telemetry.make_failed_message(failure.reason.name, failure.sentence())
+            return code, telemetry.make_failed_message(failure.reason.name, failure.format_message())
     except Interrupted as interruption:
         done, why = telemetry.progress, str(interruption)
         where = f"at step {done.step} of {done.total_steps}" if done else "" if why else "before training began"

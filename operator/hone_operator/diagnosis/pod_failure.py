@@ -217,4 +217,4 @@ def _advise_on_usage(message: str) -> str | None:
 
 
 def _get_reason_and_sentence(error: HoneError) -> tuple[str, str]:
-    return error.reason.name, error.sentence()
+    return error.reason.name, error.format_message()

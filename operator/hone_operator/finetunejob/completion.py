@@ -41,7 +41,7 @@ def set_succeeded(
     message = read_termination_message(view.success_state) if view.success_state else None
     if message is None or message.artifact is None:
         error = HoneError(ARTIFACT_MISSING, "The trainer ended as if it had succeeded, and reported no artifact")
-        _set_ended("Failed", view, finished, conditions, result, error.reason.name, error.sentence())
+        _set_ended("Failed", view, finished, conditions, result, error.reason.name, error.format_message())
         return
     summary = message.artifact
     artifact = Artifact(
@@ -71,7 +71,7 @@ def set_failed(view: JobView, finished: Object, conditions: Conditions, result: 
         limit = ((view.job or {}).get("spec") or {}).get("activeDeadlineSeconds")
         longer = "a deadline that has been removed since" if limit is None else f"{limit} s"
         error = HoneError(DEADLINE_EXCEEDED, f"The Job was active for longer than {longer}")
-        reason, text = error.reason.name, error.sentence()
+        reason, text = error.reason.name, error.format_message()
     elif cause:
         reason, text = cause.reason, cause.message
         if exceeded:
@@ -79,7 +79,7 @@ def set_failed(view: JobView, finished: Object, conditions: Conditions, result: 
             text = f"{text} ({BACKOFF_LIMIT_EXCEEDED.name}: {attempts} trainers failed.)"
     else:
         error = HoneError(BACKOFF_LIMIT_EXCEEDED if exceeded else INTERNAL_ERROR, message)
-        reason, text = error.reason.name, error.sentence()
+        reason, text = error.reason.name, error.format_message()
     _set_ended("Failed", view, finished, conditions, result, reason, text)
 
 

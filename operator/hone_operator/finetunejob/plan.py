@@ -72,23 +72,23 @@ def plan_finetunejob(observed: ObservedFineTuneJob, now: datetime) -> Plan:
     status.setdefault("stage", "Pending")
     result = Plan(status=status)
     if isinstance(observed.spec, HoneError):
-        _set_refused(observed, conditions, INVALID_SPEC.name, observed.spec.sentence())
+        _set_refused(observed, conditions, INVALID_SPEC.name, observed.spec.format_message())
     elif any(is_leaving(child, owner) for child in observed.children):
         result.requeue_after_seconds = DELETION_RECHECK_SECONDS
         if error := explain_leaving(observed.children, owner, now):
-            _set_refused(observed, conditions, error.reason.name, error.sentence())
+            _set_refused(observed, conditions, error.reason.name, error.format_message())
             result.requeue_after_seconds = CONFLICT_RECHECK_SECONDS
     elif error := explain_name_conflict(observed.children, owner):
-        _set_refused(observed, conditions, error.reason.name, error.sentence())
+        _set_refused(observed, conditions, error.reason.name, error.format_message())
         result.actions = [
             build_delete(JOBS, job) for job in _list_own_jobs(observed)
         ]  # their manifest would be another object's
         result.requeue_after_seconds = CONFLICT_RECHECK_SECONDS
     elif error := _explain_claim_conflict(observed, observed.spec, conditions):
-        _set_refused(observed, conditions, error.reason.name, error.sentence())
+        _set_refused(observed, conditions, error.reason.name, error.format_message())
         result.requeue_after_seconds = CONFLICT_RECHECK_SECONDS
     elif error := _explain_pod_level(observed, observed.spec):
-        _set_refused(observed, conditions, error.reason.name, error.sentence())
+        _set_refused(observed, conditions, error.reason.name, error.format_message())
     elif others := _list_jobs_of_another_spec(observed, observed.spec):
         result.actions = [build_delete(JOBS, job) for job in others]
         result.requeue_after_seconds = DELETION_RECHECK_SECONDS
@@ -163,7 +163,7 @@ def _set_health(status: Object, conditions: Conditions) -> None:
 def _set_claim_condition(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: Conditions) -> None:
     """Set a condition while the output's claim differs from the object."""
     if error := output_claims.compare_claim(observed.claim, job):
-        conditions.set(output_claims.CLAIM_CONDITION, False, error.reason.name, error.sentence())
+        conditions.set(output_claims.CLAIM_CONDITION, False, error.reason.name, error.format_message())
     elif conditions.is_set(output_claims.CLAIM_CONDITION):
         conditions.set(output_claims.CLAIM_CONDITION, True, "ClaimMatches", "The claim is as spec.output asks for.")
 

@@ -70,7 +70,7 @@ def plan_push(
     _plan_job(observed, desired, now, conditions, result, is_current=is_current)
     trouble = next((each.error for each in observed.sync_failures if each.stops_pods), None)
     if trouble and not view.active_pods:
-        conditions.set(PUSHED, False, trouble.reason.name, trouble.sentence())
+        conditions.set(PUSHED, False, trouble.reason.name, trouble.format_message())
 
 
 def _is_same(found: Object, desired: Object) -> bool:
@@ -144,7 +144,7 @@ def _set_name_conflict(found: Object, conditions: Conditions, result: Plan) -> N
     """Report that another object has the name of the Job or of the ConfigMap that its pod reads."""
     text = f"{found['kind']} {found['metadata']['name']} exists, and Hone did not make it for this FineTuneJob"
     error = HoneError(NAME_CONFLICT, text)
-    conditions.set(PUSHED, False, error.reason.name, error.sentence())
+    conditions.set(PUSHED, False, error.reason.name, error.format_message())
     result.requeue_after_seconds = CONFLICT_RECHECK_SECONDS
 
 
@@ -186,6 +186,6 @@ def _set_running(
         else None
     )
     if error:
-        conditions.set(PUSHED, False, error.reason.name, error.sentence())
+        conditions.set(PUSHED, False, error.reason.name, error.format_message())
     elif before:
         conditions.set(PUSHED, False, RUNNING, f"The push is repeated.{before}")

@@ -63,7 +63,7 @@ def update_status(
         conditions.set("Suspended", False, "Resumed", text)
     trouble = next((each for each in observed.sync_failures if each.stops_pods), None)
     if trouble and not (training.running_pods or preparing.running_pods):
-        conditions.set("Running", False, trouble.error.reason.name, trouble.error.sentence())
+        conditions.set("Running", False, trouble.error.reason.name, trouble.error.format_message())
         return
     if result.actions:
         return
@@ -147,7 +147,7 @@ def _set_running(
         conditions.keep_previous("Running")
         result.requeue_after_seconds = liveness.RECHECK_INTERVAL.total_seconds()
     elif error:
-        conditions.set("Running", True, error.reason.name, error.sentence())
+        conditions.set("Running", True, error.reason.name, error.format_message())
     elif stopping:
         text = f"The trainer in pod {stopping['metadata']['name']} was asked to stop, and saves a checkpoint."
         conditions.set("Running", True, "TrainerStopping", text)

@@ -28,8 +28,8 @@ def set_suspended(observed: ObservedFineTuneJob, job: FineTuneJob, conditions: C
     if ending and (
         lost := next((found for pod in ending if (found := liveness.explain_lost_node(pod, observed.cluster))), None)
     ):
-        conditions.set("Suspended", False, lost.reason.name, lost.sentence())
-        conditions.set("Running", False, lost.reason.name, lost.sentence())
+        conditions.set("Suspended", False, lost.reason.name, lost.format_message())
+        conditions.set("Running", False, lost.reason.name, lost.format_message())
         result.requeue_after_seconds = RECHECK_SECONDS
         return
     if ending:
@@ -86,12 +86,12 @@ def explain_waiting(observed: ObservedFineTuneJob, view: JobView, now: datetime,
         error = explain_refusal(observed.warning)
     result.requeue_after_seconds = get_recheck_seconds(pod or view.job, now)
     if error:
-        return error.reason.name, error.sentence()
+        return error.reason.name, error.format_message()
     if observed.stale_pods:
         if lost := next(
             (found for pod in observed.stale_pods if (found := liveness.explain_lost_node(pod, observed.cluster))), None
         ):
-            return lost.reason.name, lost.sentence()
+            return lost.reason.name, lost.format_message()
         return (
             "EarlierTrainerEnding",
             f"Pod {observed.stale_pods[0]['metadata']['name']} of an earlier Job must end first.",
@@ -114,7 +114,7 @@ def _explain_held_pods(
         return "TrainerEnded", "The trainer has ended; the other containers of its pod are about to."
     result.requeue_after_seconds = RECHECK_SECONDS
     if lost := next((lost for pod in held if (lost := liveness.explain_lost_node(pod, observed.cluster))), None):
-        return lost.reason.name, lost.sentence()
+        return lost.reason.name, lost.format_message()
     result.actions += sidecars.plan_failed_pod_ends(view)
     error = sidecars.explain_sidecars(view, held[0])
     failed = next((failure for failure in reversed(view.failures)), None)

@@ -61,4 +61,4 @@ def set_scaling_condition(observed: Object | None, conditions: Conditions) -> No
         )
     else:
         error = HoneError(LOAD_NOT_SERVED, active.get("message") or "The HorizontalPodAutoscaler knows no load")
-        conditions.set(SCALING_CONDITION, False, error.reason.name, error.sentence())
+        conditions.set(SCALING_CONDITION, False, error.reason.name, error.format_message())

@@ -128,7 +128,7 @@ def _resolve_and_check(
         conditions.set("ArtifactsResolved", False, WAITING_FOR_JOB, str(waiting))
         return None
     except HoneError as error:
-        conditions.set("ArtifactsResolved", False, error.reason.name, error.sentence())
+        conditions.set("ArtifactsResolved", False, error.reason.name, error.format_message())
         return None
     digests = ", ".join(f"{model.name} {model.digest}" for model in resolved.models if model.digest)
     conditions.set("ArtifactsResolved", True, "Resolved", digests or "No artifact of a FineTuneJob is asked for.")
@@ -153,18 +153,18 @@ def _set_spreadable(replicas: int, claims: list[Object], conditions: Conditions)
             f"mount it, and there may be {replicas} engines"
         )
         error = HoneError(CLAIM_NOT_SHARED, message)
-        conditions.set(readiness.SPREADABLE, False, error.reason.name, error.sentence())
+        conditions.set(readiness.SPREADABLE, False, error.reason.name, error.format_message())
         return
     conditions.set(readiness.SPREADABLE, True, "ClaimsShared", "Engines can run on several nodes.")
 
 
 def _set_refused(observed: ObservedInferenceService, error: HoneError, conditions: Conditions, result: Plan) -> None:
     """Report why the object is not worked on, and what its engines do meanwhile."""
-    conditions.set("Accepted", False, error.reason.name, error.sentence())
+    conditions.set("Accepted", False, error.reason.name, error.format_message())
     if not isinstance(observed.spec, HoneError):
         _resolve_and_check(observed, observed.spec, conditions)
     _set_engines(observed, None, conditions, result)
-    conditions.set("Progressing", False, error.reason.name, error.sentence())
+    conditions.set("Progressing", False, error.reason.name, error.format_message())
 
 
 def _set_engines(
@@ -241,7 +241,7 @@ def _set_progressing(
 ) -> None:
     replicas = autoscaling.get_wanted_replicas(declared.spec, observed.deployment)
     if trouble := next((each for each in observed.sync_failures if each.stops_pods), None):
-        conditions.set("Progressing", False, trouble.error.reason.name, trouble.error.sentence())
+        conditions.set("Progressing", False, trouble.error.reason.name, trouble.error.format_message())
         return
     if resolved is None:
         conditions.set("Progressing", False, "ArtifactsNotResolved", "What is to be served is not there; see above.")
@@ -253,7 +253,7 @@ def _set_progressing(
         return
     result.requeue_after_seconds = RECHECK_SECONDS
     if failure := rollouts.explain_pause(observed.deployment) or _find_engine_failure(observed, resolved, now):
-        conditions.set("Progressing", False, failure.reason.name, failure.sentence())
+        conditions.set("Progressing", False, failure.reason.name, failure.format_message())
         return
     text = f"{found.get('updatedReplicas', 0)} of {replicas} engines are of the present models, {ready} answer."
     text += hub_download.describe_running(observed.pods)
@@ -281,7 +281,7 @@ def _set_loading(
         result.requeue_after_seconds = RECHECK_SECONDS
     if silence := explain_silence(polled_pods, observed.last_answer_at, now):
         result.requeue_after_seconds = RECHECK_SECONDS
-        conditions.set("Progressing", False, silence.reason.name, silence.sentence())
+        conditions.set("Progressing", False, silence.reason.name, silence.format_message())
         return
     if unheard := find_unanswered_pods(polled_pods, observed.answers):
         result.requeue_after_seconds = RECHECK_SECONDS
@@ -296,7 +296,7 @@ def _set_loading(
     if not children.hot_swaps_adapters(declared.spec, resolved) or not behind:
         conditions.set("Progressing", False, "Complete", f"All {replicas} engines serve the present models.")
     elif failure := adapter_sidecar.find_adapter_error(observed.pods, observed.answers, revision, declared.spec.cache):
-        conditions.set("Progressing", False, failure.reason.name, failure.sentence())
+        conditions.set("Progressing", False, failure.reason.name, failure.format_message())
     else:
         text = f"{behind} of {replicas} engines change their adapters."
         text += adapter_sidecar.describe_downloads(observed.pods, observed.answers)

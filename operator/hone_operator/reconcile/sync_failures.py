@@ -133,7 +133,7 @@ def plan_failure_report(owner: Object, now: datetime, sync_failures: Sequence[Sy
     conditions = Conditions(owner, now)
     set_synced(sync_failures, conditions)
     first = sync_failures[0].error
-    readiness.set_conditions(conditions, readiness.Health("Reconciling", first.reason.name, first.sentence()))
+    readiness.set_conditions(conditions, readiness.Health("Reconciling", first.reason.name, first.format_message()))
     own = (SYNCED, *readiness.READINESS_TYPES)
     types = [each["type"] for each in before.get("conditions") or [] if each["type"] not in own]
     status = {**before, "conditions": conditions.to_list(*types, *own)}

@@ -238,5 +238,5 @@ class AdapterReconciler:
 
     @staticmethod
     def _record_failure(record: AdapterRecord, error: HoneError) -> None:
-        log.warning("%s: %s", error.reason.name, error.sentence())
+        log.warning("%s: %s", error.reason.name, error.format_message())
         record.error, record.retry_at = error, time.monotonic() + RETRY_SECONDS

@@ -94,7 +94,7 @@ def make_admin_app(registry: ModelRegistry) -> FastAPI:
 
     @app.exception_handler(HoneError)
     async def handle_hone_error(_: Request, error: HoneError) -> Response:
-        refused = ApiError(STATUS_BY_REASON.get(error.reason, 400), error.sentence(), code=error.reason.name)
+        refused = ApiError(STATUS_BY_REASON.get(error.reason, 400), error.format_message(), code=error.reason.name)
         return JSONResponse(refused.make_body(), refused.status)
 
     return app

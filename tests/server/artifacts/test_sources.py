@@ -84,7 +84,7 @@ def test_a_claim_that_is_not_given_is_named(sealed: Any) -> None:
     with pytest.raises(HoneError) as error:
         find(sealed("adapter", BaseModelReference(claim="models")))
     assert reason(error) == "ModelNotFound"
-    assert "--claim models=DIR" in error.value.sentence()
+    assert "--claim models=DIR" in error.value.format_message()
 
 
 def test_a_folder_and_a_hub_name(tmp_path: Path) -> None:

@@ -326,4 +326,4 @@ def test_open_files_are_left_for_connections_or_their_limit_is_named(soft: Any, 
         else:
             with pytest.raises(HoneError, match=f"may open {soft} files") as refused:
                 connections.raise_file_limit()
-            assert "ulimit -n" in refused.value.sentence()
+            assert "ulimit -n" in refused.value.format_message()

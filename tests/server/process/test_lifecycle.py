@@ -84,7 +84,7 @@ def test_a_context_that_does_not_fit_the_memory_is_refused(base_folder: Path, tm
     with pytest.raises(HoneError) as error:
         asyncio.run(service.load_models())
     assert error.value.reason.name == "OutOfMemory"
-    assert "--max-model-len" in error.value.sentence()
+    assert "--max-model-len" in error.value.format_message()
     assert service.get_state() == "failed"
 
 

@@ -33,7 +33,7 @@ def refuse(tmp_path: Path) -> Callable[[str, bytes], HoneError]:
         with pytest.raises(HoneError) as refused:
             read_all(tmp_path / name)
         assert refused.value.reason.name == "DatasetInvalid"
-        refused.value.sentence().encode()
+        refused.value.format_message().encode()
         return refused.value
 
     return read

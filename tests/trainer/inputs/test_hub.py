@@ -189,7 +189,7 @@ def test_a_token_that_no_header_takes_is_refused_and_not_shown(monkeypatch: pyte
         resolve_commit("model", "me/tiny", "main")
     assert caught.value.reason is HUB_UNAUTHORIZED
     assert "the hub's token has a character that no token has" in caught.value.message
-    assert "sesame" not in caught.value.sentence()
+    assert "sesame" not in caught.value.format_message()
 
 
 def test_the_password_of_a_mirror_is_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -199,4 +199,4 @@ def test_the_password_of_a_mirror_is_not_shown(monkeypatch: pytest.MonkeyPatch, 
         resolve_commit("model", "me/tiny", "main")
     assert caught.value.reason is HUB_UNREACHABLE
     assert "the hub http://…@127.0.0.1:9 can't be reached" in caught.value.message
-    assert "opensesame" not in caught.value.sentence()
+    assert "opensesame" not in caught.value.format_message()

@@ -140,10 +140,10 @@ def compare(ours: Learned | HoneError, theirs: Learned | Exception) -> None:
 
 def check_refusal(ours: HoneError, theirs: Learned | Exception) -> None:
     """Raise AssertionError unless the refusal is a user's to correct, names a place, and TRL fails or it is listed."""
-    refusal = f"{ours.reason.name}: {ours.sentence()}"
+    refusal = f"{ours.reason.name}: {ours.format_message()}"
     if ours.reason.exit_code not in USER_MISTAKES:
         raise AssertionError(f"Hone fails with {refusal}")
-    if not A_PLACE.search(ours.sentence()):
+    if not A_PLACE.search(ours.format_message()):
         raise AssertionError(f"Hone names neither a row nor a field: {refusal}")
     is_listed = any(ours.reason.name == one.reason and re.search(one.pattern, ours.message) for one in REFUSALS)
     if not isinstance(theirs, Exception) and not is_listed:

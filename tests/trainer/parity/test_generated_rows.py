@@ -103,7 +103,7 @@ def test_rows_with_only_excluded_messages_are_refused(
     ours, theirs = learn(case, models["plain"], network, tmp_path)
     assert isinstance(ours, HoneError)
     assert ours.message == f"None of 1 rows to {purpose} on has a token to learn from"
-    assert "which messages have weight: 0 or train: false" in ours.sentence()
+    assert "which messages have weight: 0 or train: false" in ours.format_message()
     assert isinstance(theirs, Learned)
     compare(ours, theirs)
 

@@ -186,7 +186,7 @@ def test_an_upload_at_an_address_without_tls_is_refused(authority: Authority, ar
         push_to(location, artifact)
     assert caught.value.reason is DESTINATION_REFUSED
     assert "X-Forwarded-Proto" in caught.value.remedy
-    assert "secret" not in caught.value.sentence()
+    assert "secret" not in caught.value.format_message()
     assert not plain.requests
 
 

@@ -33,9 +33,9 @@ def push(artifact: LocalArtifact, repo: str = "me/faq", token: str | None = TOKE
 def refused(artifact: LocalArtifact, repo: str = "me/faq", token: str | None = TOKEN) -> tuple[Reason, str]:
     with pytest.raises(HoneError) as caught:
         push(artifact, repo, token)
-    assert "secret" not in caught.value.sentence()
-    assert TOKEN not in caught.value.sentence()
-    return caught.value.reason, caught.value.sentence()
+    assert "secret" not in caught.value.format_message()
+    assert TOKEN not in caught.value.format_message()
+    return caught.value.reason, caught.value.format_message()
 
 
 def expected(root: Path, main: str) -> dict[str, bytes]:

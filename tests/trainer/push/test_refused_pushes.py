@@ -90,14 +90,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> LocalArtifact:
 def fail(push: Callable[[], object]) -> HoneError:
     with pytest.raises(HoneError) as caught:
         push()
-    assert HIDDEN not in caught.value.sentence()
+    assert HIDDEN not in caught.value.format_message()
     return caught.value
 
 
 def check(case: Case, failure: HoneError, tries: int, unauthorized: Reason, unreachable: Reason) -> None:
     """Check the failure that a case means, after so many tries of one request."""
     expected = {"unauthorized": unauthorized, "passing": unreachable}.get(case.meaning, DESTINATION_REFUSED)
-    assert failure.reason is expected, failure.sentence()
+    assert failure.reason is expected, failure.format_message()
     assert (case.sentence if case.sentence is not ECHO else "refused by a rule of") in failure.message
     assert f"status {case.status}" in failure.message or case.meaning == "unauthorized"
     assert tries >= 6 if case.meaning == "passing" else tries <= 2

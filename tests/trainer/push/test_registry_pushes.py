@@ -73,7 +73,7 @@ def test_a_registry_that_wants_a_login_gets_it_from_the_secret(
     with pytest.raises(HoneError) as caught:
         push(artifact, at(locked_registry, "models/faq:v1", {**LOGIN, "password": "hunter2"}))
     assert caught.value.reason is STORE_UNAUTHORIZED
-    assert "hunter2" not in caught.value.sentence()
+    assert "hunter2" not in caught.value.format_message()
 
 
 def test_the_command_pushes_to_a_registry(registry: RegistryServer, artifact: LocalArtifact, tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def push(artifact: LocalArtifact, location: Location) -> list[str]:
 def refused(artifact: LocalArtifact, location: Location) -> tuple[Reason, str]:
     with pytest.raises(HoneError) as caught:
         push(artifact, location)
-    assert SECRET["AWS_SECRET_ACCESS_KEY"] not in caught.value.sentence()
-    return caught.value.reason, caught.value.sentence()
+    assert SECRET["AWS_SECRET_ACCESS_KEY"] not in caught.value.format_message()
+    return caught.value.reason, caught.value.format_message()
 
 
 def count_writes(gateway: Gateway) -> int:

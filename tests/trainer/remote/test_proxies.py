@@ -147,7 +147,7 @@ def test_the_login_of_a_proxy_is_sent_to_it_and_shown_nowhere(
         with pytest.raises(HoneError, match="TLS failed"):
             fetch(location, None)
     printed = capsys.readouterr()
-    shown = f"{caplog.text}{printed.out}{printed.err}{caught.value.sentence()}{caught.value.__cause__!r}"
+    shown = f"{caplog.text}{printed.out}{printed.err}{caught.value.format_message()}{caught.value.__cause__!r}"
     assert "open:sesame" not in shown
     assert "sesame" not in shown
     proxy.close()
@@ -198,4 +198,4 @@ def test_a_proxy_is_chosen_by_the_scheme() -> None:
     with pytest.raises(HoneError) as caught:
         find_proxy("https://store.test/", {"all": "socks5://me:sesame@proxy.test"})
     assert caught.value.reason is INVALID_SPEC
-    assert "sesame" not in caught.value.sentence()
+    assert "sesame" not in caught.value.format_message()

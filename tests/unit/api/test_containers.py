@@ -53,7 +53,7 @@ def test_modules_in_vllms_image_use_the_names_of_the_contract() -> None:
 def test_a_failure_line_is_found_in_a_log(program: str, reason: Reason, before: str, message: str) -> None:
     error = HoneError(reason, message, remedy="Do this.")
     log = f"{before}\n{containers.format_failure_line(program, error)}\n"
-    assert containers.find_failures(log)[-1] == (error.reason.name, error.sentence())
+    assert containers.find_failures(log)[-1] == (error.reason.name, error.format_message())
 
 
 def test_lines_of_other_programs_are_no_failures() -> None:

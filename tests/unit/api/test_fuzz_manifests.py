@@ -56,7 +56,7 @@ def check(file: Path) -> None:
     try:
         documents = load_documents(file)
     except HoneError as error:
-        error.sentence().encode()
+        error.format_message().encode()
         documents = []
     json.dumps(documents, allow_nan=False, ensure_ascii=False).encode()
     validate.check_file(file)

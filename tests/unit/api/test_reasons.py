@@ -55,7 +55,7 @@ def test_an_interruption_is_not_a_users_mistake() -> None:
 
 def test_an_error_reads_as_what_was_found_then_what_to_do() -> None:
     error = HoneError(CATALOGUE["DatasetEmpty"], "spec.dataset.split is train, and it has no rows.")
-    assert error.sentence() == (
+    assert error.format_message() == (
         "spec.dataset.split is train, and it has no rows. Check spec.dataset.split, maxSamples and the file."
     )
-    assert HoneError(CATALOGUE["DatasetEmpty"], "x", remedy="Do y.").sentence() == "x. Do y."
+    assert HoneError(CATALOGUE["DatasetEmpty"], "x", remedy="Do y.").format_message() == "x. Do y."

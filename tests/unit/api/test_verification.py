@@ -51,8 +51,8 @@ def refusal(root: Path, below: str = "") -> HoneError:
         check(root, below)
     error = refused.value
     assert error.reason.name == "ArtifactCorrupt"
-    assert error.sentence().isprintable()
-    assert describe(SECRET) not in error.sentence()
+    assert error.format_message().isprintable()
+    assert describe(SECRET) not in error.format_message()
     return error
 
 
@@ -173,7 +173,7 @@ def test_a_manifest_may_list_only_files_of_its_folders(root: Path, path: str) ->
         verify(root, manifest.model_copy(update={"files": files | {path: content}}))
     assert refused.value.reason.name == "ArtifactCorrupt"
     assert repr(path) in refused.value.message
-    assert refused.value.sentence().isprintable()
+    assert refused.value.format_message().isprintable()
 
 
 def test_one_listed_file_can_not_stand_for_several(root: Path) -> None:

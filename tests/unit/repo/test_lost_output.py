@@ -72,7 +72,7 @@ def test_any_text_fits_into_a_failure_and_the_termination_message(text: str) -> 
     failure = HoneError(INVALID_SPEC, text, remedy=text or None)
     message = TerminationMessage(outcome="Failed", reason=failure.reason.name, message=text)
     assert json.loads(message.to_bytes())["message"] == make_encodable(text)
-    failure.sentence().encode()
+    failure.format_message().encode()
     assert make_encodable(make_encodable(text)) == make_encodable(text)
     if not any("\ud800" <= letter <= "\udfff" for letter in text):
         assert make_encodable(text) == text

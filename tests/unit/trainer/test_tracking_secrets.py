@@ -33,7 +33,7 @@ def test_a_token_that_no_header_takes_is_refused_and_not_shown(tracker: str, key
         read(tracker, {key: value})
     assert caught.value.reason is INVALID_SPEC
     assert key in caught.value.message
-    assert SECRET not in caught.value.sentence()
+    assert SECRET not in caught.value.format_message()
 
 
 def test_a_line_feed_at_the_end_and_any_password_are_taken() -> None:

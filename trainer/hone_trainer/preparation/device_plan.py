@@ -106,7 +106,7 @@ class DevicePlanner:
         error = advice.make_too_large_error(settings, self.device.memory, self.device.name, self._plan.adapter)
         if error and self.device.kind == "gpu":
             raise error
-        return [error.sentence()] if error else []
+        return [error.format_message()] if error else []
 
     def find_fields_without_effect(self) -> list[str]:
         """Return a warning for each field of spec.training that has no effect on this device."""

@@ -59,7 +59,7 @@ def _push(arguments: argparse.Namespace) -> tuple[TerminationMessage, int]:
         text = f"Pushed {artifact.manifest.digest} to {', '.join(each.address for each in destinations)}."
         return TerminationMessage(outcome="Succeeded", reason="Pushed", message=text, pushed=results), 0
     worst = max(failures, key=lambda failure: failure.reason.exit_code or 0)
-    sentences = " ".join(failure.sentence() for failure in failures)
+    sentences = " ".join(failure.format_message() for failure in failures)
     message = TerminationMessage(outcome="Failed", reason=worst.reason.name, message=sentences, pushed=results)
     return message, worst.reason.exit_code or 1
 
@@ -82,7 +82,7 @@ def _push_to(destination: Destination, index: int, artifact: LocalArtifact, fail
     except Exception as error:
         failure = _report(error)
         failures.append(failure)
-        message = failure.sentence()
+        message = failure.format_message()
         if len(message) > MESSAGE_CHARACTERS:
             message = f"{message[:MESSAGE_CHARACTERS].rstrip()} …"
         return PushResult(index=index, reason=failure.reason.name, message=message)

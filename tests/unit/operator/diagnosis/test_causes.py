@@ -180,10 +180,10 @@ def waits(scaling: ScalingReport | None, words: str = "0/3 nodes are available: 
 def test_a_pool_that_grows_from_zero_is_no_missing_installation() -> None:
     grows = waits(ScalingReport(True, "gpu-pool 0->1"))
     assert grows.reason.name == "ScalingUp"
-    assert "gpu-pool 0->1. Nothing to do" in grows.sentence()
+    assert "gpu-pool 0->1. Nothing to do" in grows.format_message()
     stays = waits(ScalingReport(False, "max node group size reached"))
     assert stays.reason.name == "Unschedulable"
-    assert "max node group size reached. Let a node pool" in stays.sentence()
+    assert "max node group size reached. Let a node pool" in stays.format_message()
     unknown = waits(None)
     assert unknown.remedy.startswith("Where an autoscaler adds nodes")
     assert "gpus: 0" not in unknown.remedy

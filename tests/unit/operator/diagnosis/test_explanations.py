@@ -31,13 +31,13 @@ FORBIDDEN = "is forbidden: exceeded quota: gpus, requested: requests.amd.com/gpu
 def why(waiting: Object, warning: str | None = None) -> tuple[str, str]:
     error = explain_not_running(waiting, "trainer", cluster=None, warning=warning, now=NOW)
     assert error
-    return error.reason.name, error.sentence()
+    return error.reason.name, error.format_message()
 
 
 def test_a_combined_event_is_explained_like_a_single_one() -> None:
     words = f'FailedCreate: Error creating: pods "a-train-b7dq6" {FORBIDDEN}'
     many = words.replace("Error", "(combined from similar events): Error", 1)
-    assert explain_refusal(many).sentence() == explain_refusal(words).sentence()
+    assert explain_refusal(many).format_message() == explain_refusal(words).format_message()
 
 
 @pytest.mark.parametrize(

@@ -45,18 +45,18 @@ def test_the_fields_that_a_remedy_names_end_the_failure(case: Field) -> None:
         spec = put(spec, path or written, value)
     assert validate_object(manifest(case.kind, spec)) == []
     again = case.state(spec)
-    assert again is None, again.sentence()
+    assert again is None, again.format_message()
 
 
 @pytest.mark.parametrize("case", ALL_WORLDS, ids=lambda case: case.name)
 def test_a_remedy_outside_the_object_names_what_to_change_and_that_ends_the_failure(case: World) -> None:
     error = provoked(case)
     for name in case.named:
-        assert name in error.sentence()
+        assert name in error.format_message()
     assert (case.after is None) == bool(case.why), "give what is so after the remedy, or why nothing here can show it"
     if case.after is not None:
         again = case.state(case.after)
-        assert again is None, again.sentence()
+        assert again is None, again.format_message()
 
 
 REMEDIES = [provoked(case).remedy for case in (*BY_FIELDS, *ALL_WORLDS)]

@@ -57,7 +57,7 @@ def test_a_text_of_any_length_is_cut_where_it_comes_from(text: str) -> None:
     [pod] = cache.list_objects(PODS)
     words = pod["status"]["containerStatuses"][0]["state"]["waiting"]
     assert all(len(each.encode()) <= texts.MAX_FOREIGN_TEXT_BYTES for each in words.values())
-    assert len(explain_refusal(ApiError(422, text).message).sentence()) < 2 * texts.MAX_FOREIGN_TEXT_BYTES
+    assert len(explain_refusal(ApiError(422, text).message).format_message()) < 2 * texts.MAX_FOREIGN_TEXT_BYTES
 
 
 @pytest.mark.parametrize("status", [409, 422])

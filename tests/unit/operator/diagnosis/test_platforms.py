@@ -103,7 +103,7 @@ def test_what_sidecars_and_the_runtime_need_is_left_in_the_advice() -> None:
     }
     node = Node("n", allocatable={"cpu": 64}, capacity={"cpu": 64})
     found = explain_unschedulable(pod, pod["status"]["conditions"][0]["message"], ClusterNodes((node,)))
-    assert "asks for 67 cpu" in found.sentence()
+    assert "asks for 67 cpu" in found.format_message()
     assert "Lower spec.resources.cpu to 61 or less" in found.remedy
 
 
@@ -161,7 +161,7 @@ def test_a_volume_that_nobody_provisions_in_time_is_the_cause(words: str) -> Non
     found = explain_not_running(pod, "trainer", cluster=None, warning=claim, now=NOW)
     assert found
     assert found.reason.name == "VolumeNotBound"
-    assert claim in found.sentence()
+    assert claim in found.format_message()
 
 
 PARTITIONS = [f"amd.com/{mode}_nps{number}" for mode in ("spx", "dpx", "tpx", "qpx", "cpx") for number in (1, 2, 4, 8)]

@@ -33,8 +33,8 @@ def node(name: str = "gpu-1", gpus: int = 8, resource: str = GPU, **more: Any) -
 def explain(words: str, asking: dict[str, Any], *nodes: Node, dra_resources: tuple[str, ...] = ()) -> str:
     error = explain_unschedulable(asking, words, ClusterNodes(nodes, dra_resources))
     assert error.reason.name == "Unschedulable"
-    assert "reemption" not in error.sentence()
-    return error.sentence()
+    assert "reemption" not in error.format_message()
+    return error.format_message()
 
 
 ONE = pod({GPU: "1"})
@@ -269,7 +269,7 @@ def test_without_facts_the_schedulers_message_gets_no_addition() -> None:
 
 def test_room_that_is_being_made_is_waited_for() -> None:
     asking = pod({GPU: "2"}) | {"status": {"nominatedNodeName": "gpu-1"}}
-    said = explain_unschedulable(asking, INSUFFICIENT, ClusterNodes((node(),))).sentence()
+    said = explain_unschedulable(asking, INSUFFICIENT, ClusterNodes((node(),))).format_message()
     assert "Pods of lower priority are being removed from gpu-1" in said
 
 

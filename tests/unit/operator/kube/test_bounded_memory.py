@@ -78,7 +78,7 @@ def test_an_object_that_is_too_large_is_refused_with_its_size(part: str) -> None
     assert kept["metadata"]["uid"] == job["metadata"]["uid"]
     refused = parse_object(FineTuneJob, kept)
     assert isinstance(refused, HoneError)
-    assert f"the object has {size} bytes" in refused.sentence()
+    assert f"the object has {size} bytes" in refused.format_message()
 
 
 def test_an_object_of_usual_size_is_kept_as_it_is() -> None:

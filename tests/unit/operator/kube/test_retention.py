@@ -158,7 +158,10 @@ def test_a_flood_of_pods_harms_only_its_own_object(flood_first: bool, place: tup
     trouble = explain_pod_limit(flood, cache.get(*_place(flood)) or {}, unknown)
     assert trouble
     assert trouble.stops_pods
-    assert f"--selector app.kubernetes.io/managed-by=hone,hone.dev/finetunejob={flood.name}" in trouble.error.sentence()
+    assert (
+        f"--selector app.kubernetes.io/managed-by=hone,hone.dev/finetunejob={flood.name}"
+        in trouble.error.format_message()
+    )
     for body in floods:
         body["metadata"]["resourceVersion"] = "2"
         cache.remove(PODS, body)

@@ -78,7 +78,7 @@ def test_the_message_about_a_controllers_pod_has_no_generated_name() -> None:
         explain_refusal(f'Error creating: Pod "chat-{name}" is invalid: spec.nodeSelector: Invalid value: "a"')
         for name in "ab"
     ]
-    assert said[0].sentence() == said[1].sentence()
+    assert said[0].format_message() == said[1].format_message()
     assert "LimitRange" in said[0].remedy
 
 

@@ -71,7 +71,7 @@ def test_any_other_failure_is_reported_after_several_tries(
     assert f"Can't {what}" in found.error.message
     again = explain_write_failure(action, error, REPORTED_AFTER_FAILURES + 1)
     assert again is not None
-    assert again.error.sentence() == found.error.sentence()  # otherwise each try would be a new message
+    assert again.error.format_message() == found.error.format_message()  # otherwise each try would be a new message
 
 
 @pytest.mark.parametrize("error", [ApiError(403, "no"), ApiError(500, "no"), TimeoutError()], ids=repr)
