@@ -4,13 +4,14 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 
 def format_bytes(count: float) -> str:
-    """Return a size with three digits in the largest unit that fits, such as 1.5 GiB."""
+    """Return a size with three or four digits in the largest unit that fits, such as 1.5 GiB."""
     unit = "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if count < 1024:
             break
         count, unit = count / 1024, larger
-    return f"{count:.3g} {unit}"
+    # Three digits of 1000 to 1023 would be 1e+03.
+    return f"{count:.3g} {unit}" if count < 999.5 else f"{count:.0f} {unit}"
 
 
 def format_gib(count: float, decimals: int = 1) -> str:

@@ -161,7 +161,7 @@ def parse_options(argv: list[str] | None) -> RunOptions | PlanOptions | MergeOpt
         claims=dict(found.claim),
         config_maps=dict(found.config_map),
         secrets=dict(found.secret),
-        port=0 if preparing else found.port,
+        port=found.port,
         termination_log=found.termination_log,
         verbose=found.verbose,
         nodes=1 if preparing else found.nnodes,
@@ -198,9 +198,13 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         command.add_argument("--termination-log", type=Path, help="file for the termination message, as JSON")
     prepare.add_argument("--gpu-name", metavar="TEXT", help="the GPU that will train, where it is not visible here")
     prepare.add_argument("--gpu-memory", type=_parse_byte_count, metavar="BYTES", help="its memory")
-    run.add_argument(
-        "--port", type=int, default=TRAINER_PORT, help="port for /progress, /metrics and /healthz; 0: none"
-    )
+    for command, port in ((prepare, 0), (run, TRAINER_PORT)):
+        command.add_argument(
+            "--port",
+            type=int,
+            default=port,
+            help=f"port for /progress, /metrics and /healthz; 0: none (default: {port})",
+        )
     run.add_argument(
         "--nnodes",
         type=int,

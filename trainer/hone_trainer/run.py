@@ -165,6 +165,8 @@ def prepare_job(options: RunOptions, telemetry: ProgressState) -> str:
     _configure_logging(options)
     inputs = manifest.load_inputs(options)
     refuse_missing_packages(inputs.job.spec.tracking)
+    if options.port:
+        serve_progress(telemetry, options.port)
     with Terminal() as terminal, output_dir.lock_output_dir(options.output):
         environment.set_up_environment(os.environ, options.output, inputs.job.spec.resources.gpus, options.verbose)
         from hone_trainer.config import device

@@ -23,6 +23,8 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\
 LARGEST_COUNT = 2**53 - 1
 # Seconds. More than thirty years is no estimate.
 LONGEST_ETA = 10**9
+# Characters of the line about a download.
+LONGEST_ACTIVITY = 1024
 
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
@@ -104,6 +106,8 @@ class ProgressReport(ForeignModel):
     progress: Progress | None = None
     parameters: Parameters | None = None
     tracking: TrackerReports | None = None
+    # A line about a download, or about what it waits for.
+    activity: Annotated[str, Field(max_length=LONGEST_ACTIVITY), BeforeValidator(make_encodable)] | None = None
 
 
 class ArtifactSummary(ForeignModel):

@@ -166,6 +166,8 @@ def build_prepare_job(owner: Object, job: FineTuneJob, image: str, gpu: tuple[st
     arguments += _add_secrets_and_certificates(volumes, job)
     if gpu:
         arguments += ["--gpu-name", gpu[0], "--gpu-memory", str(gpu[1])]
+    if not job.spec.pod.host_network:  # there the port may be taken
+        arguments += ["--port", str(TRAINER_PORT)]
     variables = add_token(build_environment(_build_environment(job.spec), job.spec.pod), job.spec.token_secret)
     pod = _build_pod(job, image, PREPARE, "prepare", arguments, variables, volumes, gpus=0)
     # Nodes with GPUs are preferred, since the claim's volume may be bound to the node of its first pod.
@@ -242,7 +244,7 @@ def _build_pod(
         "env": variables,
         "resources": build_resource_requirements(spec.resources, gpus),
     }
-    if name == TRAINER:
+    if "--port" in arguments:
         container["ports"] = [{"name": "http", "containerPort": TRAINER_PORT}]
     pod = build_pod_spec(
         container,

@@ -68,7 +68,7 @@ def update_status(
     if result.actions:
         return
     if jobs.has_prepare_job(job) and not conditions.is_true("Prepared"):
-        _set_preparing(observed, now, conditions, result)
+        _set_preparing(observed, job, now, conditions, result)
     else:
         _set_training(observed, job, now, conditions, result)
 
@@ -88,12 +88,18 @@ def _restart_for_result(view: JobView, conditions: Conditions, result: Plan) -> 
     conditions.set("Running", False, "ResultLost", text)
 
 
-def _set_preparing(observed: ObservedFineTuneJob, now: datetime, conditions: Conditions, result: Plan) -> None:
+def _set_preparing(
+    observed: ObservedFineTuneJob, job: FineTuneJob, now: datetime, conditions: Conditions, result: Plan
+) -> None:
     view = observed.preparing
     if view.running_pods:
         result.status["stage"] = "Preparing"
-        pod = view.running_pods[0]["metadata"]["name"]
-        reason, text = "Preparing", f"Pod {pod} downloads, checks and tokenizes. No GPU is held."
+        pod = view.running_pods[0]
+        name, report = pod["metadata"]["name"], None
+        if not job.spec.pod.host_network:  # there it serves no report, and another program may have the port
+            report = _poll(pod, observed, result)
+        doing = f"prepares: {report.activity}" if report and report.activity else "downloads, checks and tokenizes"
+        reason, text = "Preparing", f"Pod {name} {doing}. No GPU is held."
     else:
         if not view.is_about_to_end:
             result.status["stage"] = "Pending"
@@ -108,16 +114,21 @@ def _set_training(
     view, status = observed.training, result.status
     if lead := view.lead_pod:
         status.setdefault("startTime", view.get_start_time(lead))
-        uid, ip = lead["metadata"]["uid"], lead["status"].get("podIP")
-        if ip:
-            result.poll_urls = {uid: f"http://{join_address(ip, TRAINER_PORT)}/progress"}
-        _copy_report(observed.reports.get(uid), status, now)
+        _copy_report(_poll(lead, observed, result), status, now)
         if len(view.running_pods) == job.spec.resources.nodes:
             _set_running(observed, view, lead, now, conditions, result)
             return
     elif not view.is_about_to_end:
         status["stage"] = "Pending"
     conditions.set("Running", False, *waiting.explain_waiting(observed, view, now, result))
+
+
+def _poll(pod: Object, observed: ObservedFineTuneJob, result: Plan) -> ProgressReport | None:
+    """Have the pod polled, and return what it reported last."""
+    uid, ip = pod["metadata"]["uid"], pod["status"].get("podIP")
+    if ip:
+        result.poll_urls = {uid: f"http://{join_address(ip, TRAINER_PORT)}/progress"}
+    return observed.reports.get(uid)
 
 
 def _set_running(
@@ -152,7 +163,9 @@ def _set_running(
         text = f"The trainer in pod {stopping['metadata']['name']} was asked to stop, and saves a checkpoint."
         conditions.set("Running", True, "TrainerStopping", text)
     else:
-        conditions.set("Running", True, TRAINER_RUNNING, f"The trainer runs in pod {names}.")
+        activity = (observed.reports[uid].activity if uid in observed.reports else None) or ""
+        text = f"The trainer runs in pod {names}{': ' if activity else ''}{activity}."
+        conditions.set("Running", True, TRAINER_RUNNING, text)
 
 
 def _find_reported_reason(lead: Object, conditions: Conditions) -> str | None:

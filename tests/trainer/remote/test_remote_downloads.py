@@ -24,6 +24,7 @@ from hone_api.reasons import (
     STORE_UNREACHABLE,
     HoneError,
 )
+from hone_trainer.progress.activity import read_activity
 from hone_trainer.remote import download as downloads
 from hone_trainer.remote import fetch as fetching
 from hone_trainer.remote.connections import CONNECTIONS
@@ -76,8 +77,16 @@ def test_a_download_of_another_process_is_waited_for_by_name(
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
         capsys.readouterr()
-        threading.Timer(0.5, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
+        activities: list[str | None] = []
+
+        def release() -> None:
+            activities.append(read_activity())
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        threading.Timer(0.5, release).start()
         assert files_of(fetch(bucket(store), None)) == below(store)
+    assert "waiting for process 7 on faq-prepare-x2j9k" in str(activities)
+    assert read_activity() is None
     printed = capsys.readouterr().err
     assert printed.count("waiting for process 7 on faq-prepare-x2j9k, since 2026-03-01T10:00:00Z") >= 2
     assert "which downloads s3://" in printed

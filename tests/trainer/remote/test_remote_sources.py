@@ -1,11 +1,14 @@
 """A job whose model and dataset are in a bucket, with the Secret in the manifest."""
 
+import json
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faulty_server import Store
+from run_isolation import find_free_port
 
 Job = Callable[..., dict[str, Any]]
 
@@ -37,6 +40,31 @@ def test_a_model_and_a_dataset_from_a_bucket_are_trained(bucket: Store, train: A
     assert len(bucket.asked) == asked, "a complete artifact needs no store"
     for path in (tmp_path / "out").rglob("*"):
         assert not path.is_file() or b"opensesame" not in path.read_bytes(), path
+
+
+def test_how_far_a_download_is_can_be_read_while_preparing(
+    bucket: Store, make_worker: Callable[..., Any], claim: Path, job: Job, tmp_path: Path
+) -> None:
+    port = find_free_port()
+    reports: list[dict[str, Any]] = []
+
+    def read_progress(number: int, name: str) -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=60) as answer:
+            reports.append(json.load(answer))
+
+    bucket.spoil = read_progress
+    document = job(dataset={"uri": "s3://data/faq/", "endpoint": bucket.url, "secret": {"name": "reader"}})
+    secret = {
+        "kind": "Secret",
+        "metadata": {"name": "reader"},
+        "stringData": {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "opensesame"},
+    }
+    worker = make_worker("reporting", {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"})
+    arguments = ("--port", str(port))
+    done = worker.run(document, secret, command="prepare", claims={"claim": claim}, arguments=arguments)
+    assert done.code == 0, done.log
+    assert {report["stage"] for report in reports} == {"Preparing"}
+    assert reports[0]["activity"].startswith("downloading s3://data/faq/: 2 files, ")
 
 
 def test_several_datasets_from_buckets_are_trained_without_the_store_once_prepared(

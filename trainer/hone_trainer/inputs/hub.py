@@ -13,6 +13,8 @@ from hone_api.reasons import HUB_UNAUTHORIZED, HUB_UNREACHABLE, HoneError
 from huggingface_hub import HfApi, constants, get_token, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 
+from hone_trainer.inputs.download_bar import DownloadBar
+from hone_trainer.progress.activity import clear_activity
 from hone_trainer.runtime.errors import is_connection_error, make_hub_error, translate_disk_full
 
 RepoType = Literal["model", "dataset"]
@@ -73,7 +75,7 @@ def download_model(name: str, commit: str, revision: str) -> Path:
     HubUnreachable, DiskFull, VolumeAccessDenied.
     """
     try:
-        with translate_disk_full(Path(constants.HF_HUB_CACHE)):
+        with clear_activity(), translate_disk_full(Path(constants.HF_HUB_CACHE)):
             _remove_abandoned_files(name)
             folder = _download_first_format(name, commit)
             _record_commit(name, revision, commit)
@@ -120,7 +122,11 @@ def _download_first_format(name: str, commit: str) -> Path:
         # Folders, and consolidated files next to others, hold the same weights in other formats.
         ignored = ["*/*"] if weights.startswith("consolidated") else ["*/*", "consolidated*"]
         patterns = [*MODEL_FILES, weights]
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=patterns, ignore_patterns=ignored))
+        folder = Path(
+            snapshot_download(
+                name, revision=commit, allow_patterns=patterns, ignore_patterns=ignored, tqdm_class=DownloadBar
+            )
+        )
         if any(folder.glob(weights)):
             break
     return folder

@@ -19,6 +19,8 @@ from hone_api.artifacts.trainer_reports import (
 )
 from hone_api.layout import choose_base_model_name
 
+from hone_trainer.progress.activity import read_activity
+
 Stage = Literal["Preparing", "Training", "Saving"]
 
 
@@ -36,7 +38,11 @@ class ProgressState:
     def make_report(self) -> ProgressReport:
         """Return the body of `GET /progress`."""
         return ProgressReport(
-            stage=self.stage, progress=self.progress, parameters=self.parameters, tracking=self.read_trackers()
+            stage=self.stage,
+            progress=self.progress,
+            parameters=self.parameters,
+            tracking=self.read_trackers(),
+            activity=read_activity(),
         )
 
     def make_failed_message(self, reason: str, message: str) -> TerminationMessage:

@@ -15,7 +15,7 @@ from pathlib import Path
 from hone_api.reasons import DESTINATION_OCCUPIED, STORE_UNREACHABLE, HoneError
 
 from hone_trainer.modelpack.artifact import MANIFEST_TYPE, BuiltArtifact, PackedFile, build_artifact
-from hone_trainer.remote.meter import Meter
+from hone_trainer.progress.meter import Meter
 from hone_trainer.remote.oci_registry import Body, Registry
 from hone_trainer.remote.transfers import StoppedError, Transfers
 

@@ -20,10 +20,10 @@ from hone_api.byte_sizes import format_bytes
 from hone_api.layout import MANIFEST
 from hone_api.reasons import DESTINATION_OCCUPIED, STORE_UNREACHABLE, HoneError
 
+from hone_trainer.progress.meter import Meter
 from hone_trainer.push.artifact import LocalArtifact, LocalFile
 from hone_trainer.push.plan import HeldFile, PushPlan, make_damage_error, plan_push, refuse_other_job
 from hone_trainer.push.s3_store import BegunUpload, S3Destination, UploadedPart
-from hone_trainer.remote.meter import Meter
 from hone_trainer.remote.objects import ChangedError, TransientError
 from hone_trainer.remote.transfers import StoppedError, Transfers
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from hone_api.byte_sizes import format_bytes
 from hone_api.reasons import DISK_FULL, STORE_UNREACHABLE, HoneError
 
-from hone_trainer.remote.meter import Meter
+from hone_trainer.progress.meter import Meter
 from hone_trainer.remote.objects import RemoteObject, Store, TransientError
 from hone_trainer.remote.partial import PIECE_BYTES, Difference, PartialFile
 from hone_trainer.remote.transfers import StoppedError, Transfers

@@ -20,11 +20,12 @@ from typing import TextIO
 
 from hone_api.byte_sizes import format_bytes
 from hone_api.io.durable_files import flush_to_disk, write_atomically
-from hone_api.io.terminal import make_printable, print_line
+from hone_api.io.terminal import hide_url_credentials, make_printable, print_line
 from hone_api.layout import OFFLINE_VARIABLE, REGISTRY_SCHEME, make_remote_folder
 from hone_api.reasons import SOURCE_CHANGED, STORE_UNAUTHORIZED, STORE_UNREACHABLE, HoneError
 from huggingface_hub import constants
 
+from hone_trainer.progress.activity import clear_activity, report_activity
 from hone_trainer.remote.download import Downloader
 from hone_trainer.remote.https import HttpsStore
 from hone_trainer.remote.locations import Location
@@ -106,7 +107,7 @@ def open_store(location: Location) -> Store:
 
 
 def _fetch(location: Location, store: Store, cache: Path, choose: Choose) -> Snapshot:
-    downloader = Downloader(location, store, print_line)
+    downloader = Downloader(location, store, report_activity)
     changed = None
     for _ in range(CHANGED_ATTEMPTS):
         try:
@@ -134,11 +135,11 @@ def _bring(downloader: Downloader, objects: list[RemoteObject], cache: Path) -> 
     partial = folder.with_name(f".{_source(location)}-{revision}.part")
     with translate_disk_full(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f".{revision}.lock"), location.uri):
+        with clear_activity(), _locked(folder.with_name(f".{revision}.lock"), location.uri):
             _remove_others(partial)
             if not folder.is_dir():
                 size = format_bytes(sum(found.size for found in objects))
-                print_line(f"downloading {location.uri}: {len(objects)} files, {size}")
+                report_activity(f"downloading {hide_url_credentials(location.uri)}: {len(objects)} files, {size}")
                 try:
                     files = downloader.download(objects, partial)
                 except ChangedError:
@@ -178,7 +179,8 @@ def _wait_for_lock(lock: TextIO, uri: str) -> None:
             reminded = waited
             lock.seek(0)
             holder = make_printable(lock.read(_LONGEST_HOLDER)) or "another process"
-            print_line(f"waiting for {holder}, which downloads {uri} into the same cache ({waited:.0f} s)")
+            shown = hide_url_credentials(uri)
+            report_activity(f"waiting for {holder}, which downloads {shown} into the same cache ({waited:.0f} s)")
         time.sleep(LOOK_SECONDS)
 
 

@@ -82,7 +82,7 @@ def test_each_source_is_mounted_once_at_a_path_of_its_own() -> None:
         assert name in mounts[path]
         option = {"claims": "--claim", "configmaps": "--config-map", "secrets": "--secret"}[path.split("/")[1]]
         assert f"{option} {name.strip(chr(34))}={path}" in " ".join(arguments)
-    assert len(arguments) == 2 * len(expected) + 2, "each once, and --termination-log"
+    assert len(arguments) == 2 * len(expected) + 4, "each once, --port and --termination-log"
     assert "reader" not in json.dumps(training["spec"])
     assert "private-ca" not in json.dumps(training["spec"])
     assert {path for path in expected if path.startswith("/claims")} <= read_mounts(training).keys()

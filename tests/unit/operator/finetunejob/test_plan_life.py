@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hone_api.artifacts.trainer_reports import ProgressReport
 from hone_operator.finetunejob import children, jobs
 from hone_operator.finetunejob.plan import plan_finetunejob
 from hone_operator.finetunejob.snapshot import ObservedFineTuneJob
@@ -111,6 +112,38 @@ def test_preparing_is_shown_and_requests_no_gpu() -> None:
     assert found.status["stage"] == "Preparing"
     assert conditions(found.status)["Prepared"] == ("False", "Preparing")
     assert conditions(found.status)["Running"] == ("False", "Preparing")
+
+
+DOWNLOAD = "downloaded 3 GiB of 12 GiB, 210 MiB/s, 43 s left"
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_how_far_a_download_is_can_be_read_while_preparing(on_host: bool) -> None:
+    ready = pod(container="prepare", running=RUNNING)
+    ready["status"]["podIP"] = "10.0.0.7"
+    observed = preparing(ready, pod={"hostNetwork": on_host})
+    observed.pod_level = "privileged"
+    assert observed.prepare_job
+    arguments = container_of(observed.prepare_job)["args"]
+    observed.reports = {"uid-p1": ProgressReport(stage="Preparing", activity=DOWNLOAD)}
+    found = plan_finetunejob(observed, NOW)
+    if on_host:  # another program of the node may have the port
+        assert "--port" not in arguments
+        assert found.poll_urls == {}
+        assert DOWNLOAD not in message(found.status, "Prepared")
+    else:
+        assert arguments[arguments.index("--port") + 1] == "8080"
+        assert found.poll_urls == {"uid-p1": "http://10.0.0.7:8080/progress"}
+        assert message(found.status, "Prepared") == f"Pod p1 prepares: {DOWNLOAD}. No GPU is held."
+    assert conditions(found.status)["Running"] == ("False", "Preparing")
+
+
+def test_how_far_the_download_of_a_trainer_without_gpus_is_can_be_read() -> None:
+    running = pod(running=RUNNING)
+    reports = {"uid-p1": ProgressReport(stage="Preparing", activity=DOWNLOAD)}
+    observed = observed_job(job_object(), running, trainer_pods=[running], reports=reports)
+    found = plan_finetunejob(observed, NOW)
+    assert message(found.status, "Running") == f"The trainer runs in pod p1: {DOWNLOAD}."
 
 
 def test_after_preparing_the_training_job_is_created_and_the_estimate_kept() -> None:

@@ -10,7 +10,10 @@ INTERVAL_SECONDS = 10.0
 
 
 class Meter:
-    """Counts the bytes of a transfer, from several threads. `present` bytes are there from an earlier start."""
+    """Counts the bytes of a transfer, from several threads. `present` bytes are there from an earlier start.
+
+    `total` may grow while more files are found.
+    """
 
     def __init__(
         self,
@@ -21,7 +24,7 @@ class Meter:
         *,
         verb: str = "downloaded",
     ) -> None:
-        self._total, self._present, self._note, self._clock, self._verb = total, present, note, clock, verb
+        self.total, self._present, self._note, self._clock, self._verb = total, present, note, clock, verb
         self._new = 0
         self._lock = threading.Lock()
         self._began = self._noted = clock()
@@ -46,5 +49,5 @@ class Meter:
     def _format_line(self, now: float) -> str:
         done = self._present + self._new
         rate = max(self._new, 0) / max(now - self._began, 1e-3)
-        left = f", {round((self._total - done) / rate)} s left" if rate else ""
-        return f"{self._verb} {format_bytes(done)} of {format_bytes(self._total)}, {format_bytes(rate)}/s{left}"
+        left = f", {round((self.total - done) / rate)} s left" if rate else ""
+        return f"{self._verb} {format_bytes(done)} of {format_bytes(self.total)}, {format_bytes(rate)}/s{left}"
