@@ -1,7 +1,7 @@
-"""A trainer that waits in the middle of training, so that a test can act there, however fast the steps are.
+"""A trainer that waits in the middle of its work, so that a test can act there, however fast it is.
 
-Python imports the module `sitecustomize` at its start. The one here waits where the trainer begins to write the
-checkpoint of HELD_STEP, once for each job: the trainers that follow don't wait.
+Python imports the module `sitecustomize` at its start. The one here waits where the trainer makes a folder: by default
+for the checkpoint of HELD_STEP, once for each job, so that the trainers that follow don't wait.
 """
 
 from kube import Cluster
@@ -18,7 +18,7 @@ _CODE = f"""
 import os, pathlib, signal, sys, time
 
 def hold(event, arguments):
-    if event != "os.mkdir" or not str(arguments[0]).endswith("/checkpoint-{HELD_STEP}"):
+    if event != "os.mkdir" or not str(arguments[0]).endswith("/@FOLDER"):
         return
     if os.environ.get("JOB_COMPLETION_INDEX", "0") != "@POD":
         return
@@ -26,6 +26,8 @@ def hold(event, arguments):
         (pathlib.Path(arguments[0]).parents[1] / "logs/held").touch(exist_ok=False)
     except FileExistsError:
         return
+    except FileNotFoundError:  # the folder is none of the output
+        pass
     received = []
     def note(number, frame):
         received.append(number)
@@ -39,14 +41,16 @@ sys.addaudithook(hold)
 """
 
 
-def hold(made: Object, *, pod: int = 0, ends_at_signal: bool = True) -> tuple[Object, Object]:
-    """Return a ConfigMap, and the FineTuneJob whose trainer waits at HELD_STEP until `release`.
+def hold(
+    made: Object, *, pod: int = 0, ends_at_signal: bool = True, folder: str = f"checkpoint-{HELD_STEP}"
+) -> tuple[Object, Object]:
+    """Return a ConfigMap, and the FineTuneJob whose trainer waits before it makes `folder` until `release`.
 
     `pod`: the index of the waiting pod, of several; its peers wait for it. `ends_at_signal`: whether a signal to stop
     ends the wait, too. The job must save a checkpoint at HELD_STEP.
     """
     name = f"hold-{made['metadata']['name']}"
-    code = _CODE.replace("@POD", str(pod)).replace("@ENDS_AT_SIGNAL", str(ends_at_signal))
+    code = _CODE.replace("@POD", str(pod)).replace("@ENDS_AT_SIGNAL", str(ends_at_signal)).replace("@FOLDER", folder)
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -65,4 +69,4 @@ def hold(made: Object, *, pod: int = 0, ends_at_signal: bool = True) -> tuple[Ob
 
 def release(cluster: Cluster, namespace: str, pod: str) -> None:
     """Let the trainer of this pod continue."""
-    cluster.kubectl("exec", pod, "--container", "trainer", "--", "touch", RELEASE, namespace=namespace)
+    cluster.kubectl("exec", pod, "--", "touch", RELEASE, namespace=namespace)

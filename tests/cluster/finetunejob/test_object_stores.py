@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from held_training import hold, release
+from hone_trainer.remote.download import JOURNALS
 from kube import Cluster, Images, condition
 from object_store import STORE, make_bucket, run_store
 from s3server.gateway import BUCKET, SECRET
@@ -43,7 +45,18 @@ def make_bucket_source(key: str, reader: str = "reader") -> Object:
 
 def test_a_model_and_rows_of_a_bucket_are_trained_and_served(hone: Cluster, lab: str) -> None:
     made = job("bucket", model=make_bucket_source("tiny/"), dataset=make_bucket_source("rows/train.jsonl"))
-    hone.create(made, namespace=lab)
+    hone.create(*hold(made, folder=JOURNALS), namespace=lab)
+    downloading = f"prepares: downloading s3://{BUCKET}/tiny"
+    hone.wait(
+        "finetunejob",
+        "bucket",
+        lambda found: downloading in json.dumps(found.get("status")),
+        lab,
+        timeout=TRAIN_SECONDS,
+        unless=condition("Failed"),
+    )
+    [preparing] = hone.list("pods", lab, "hone.dev/finetunejob=bucket")
+    release(hone, lab, preparing["metadata"]["name"])
     hone.wait("finetunejob", "bucket", condition("Succeeded"), lab, timeout=TRAIN_SECONDS, unless=condition("Failed"))
     jobs = {each["metadata"]["name"]: json.dumps(each["spec"]) for each in hone.list("jobs", lab)}
     prepare, train = jobs["bucket-prepare"], jobs["bucket-train"]
