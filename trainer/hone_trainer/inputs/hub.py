@@ -84,11 +84,6 @@ def download_model(name: str, commit: str, revision: str) -> Path:
     return folder
 
 
-def get_blobs_folder(name: str) -> Path:
-    """Return the folder of the cache that holds the content of a model's files, complete and incomplete ones."""
-    return _get_cache_folder("model", name) / "blobs"
-
-
 @contextmanager
 def work_offline() -> Iterator[None]:
     """Within the context, use only the cache: no library tries the hub."""
@@ -134,7 +129,7 @@ def _download_first_format(name: str, commit: str) -> Path:
 
 def _remove_abandoned_files(name: str) -> None:
     """Remove what killed downloads of a model left, which huggingface_hub neither continues nor removes."""
-    for path in get_blobs_folder(name).glob("*.incomplete"):
+    for path in (_get_cache_folder("model", name) / "blobs").glob("*.incomplete"):
         with suppress(FileNotFoundError):  # another pod may complete or remove it
             if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 path.unlink()

@@ -10,10 +10,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event, Thread
 
 from hone_api.byte_sizes import format_bytes
 from hone_api.containers import DOWNLOAD_PROGRAM
@@ -26,8 +23,6 @@ from safetensors import SafetensorError, safe_open
 from hone_trainer.inputs import hub
 from hone_trainer.inputs.download_program import run_download
 from hone_trainer.inputs.weight_index import NAMES, find_weight_files
-
-REPORT_SECONDS = 30.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,31 +55,12 @@ def _download(name: str, revision: str, link: Path) -> None:
     else:
         print_line(f"{DOWNLOAD_PROGRAM}: {name} at {commit}: downloading what {constants.HF_HUB_CACHE} lacks of it")
     begin = time.monotonic()
-    with report_size(hub.get_blobs_folder(name), REPORT_SECONDS):
-        folder = hub.download_model(name, commit, revision)
+    folder = hub.download_model(name, commit, revision)
     check_weights(folder, f"spec.model.name is {name}")
     link.unlink(missing_ok=True)  # the container may restart in the same pod
     link.symlink_to(folder)
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     print_line(f"{DOWNLOAD_PROGRAM}: {folder} holds {format_bytes(size)}, complete in {time.monotonic() - begin:.1f} s")
-
-
-@contextmanager
-def report_size(folder: Path, seconds: float) -> Iterator[None]:
-    """Within the context, print every so many seconds how many bytes are in a folder of the cache."""
-    done = Event()
-
-    def report() -> None:
-        while not done.wait(seconds):
-            with suppress(FileNotFoundError):  # files are renamed when they are complete
-                size = sum(path.stat().st_size for path in folder.iterdir())
-                print_line(f"{DOWNLOAD_PROGRAM}: {format_bytes(size)} are in {folder}")
-
-    Thread(target=report, daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
 
 
 def check_weights(folder: Path, what: str) -> None:
