@@ -91,7 +91,7 @@ def read_termination_message(state: Object) -> TerminationMessage | None:
 
 def _explain_end(pod: Object, container: str, state: Object, message: TerminationMessage | None) -> tuple[str, str]:
     if state.get("reason") == "OOMKilled":
-        return _get_reason_and_sentence(explain_out_of_memory(pod, container))
+        return _get_reason_and_message(explain_out_of_memory(pod, container))
     disruption = _explain_disruption(pod)
     if message:
         text = _add_claim(pod, container, message)
@@ -100,26 +100,26 @@ def _explain_end(pod: Object, container: str, state: Object, message: Terminatio
         # An image may write any text, but a reason, which is also a label of metrics, must be one of the catalogue.
         return message.reason if message.reason in CATALOGUE else INTERNAL_ERROR.name, text
     if disruption:
-        return _get_reason_and_sentence(disruption)
+        return _get_reason_and_message(disruption)
     status, left = pod.get("status") or {}, " ".join((state.get("message") or "").split())
     if state.get("reason") in containers.START_FAILURES:
         text = f"{state['reason']}: {left[:MAX_QUOTED_CHARACTERS]}"
-        return _get_reason_and_sentence(HoneError(POD_NOT_STARTED, text, remedy=containers.advise_on_start(left)))
+        return _get_reason_and_message(HoneError(POD_NOT_STARTED, text, remedy=containers.advise_on_start(left)))
     if _was_lost(state):
-        return _get_reason_and_sentence(_explain_lost_container(pod))
+        return _get_reason_and_message(_explain_lost_container(pod))
     if not state and status.get("reason"):
         text = f"{status['reason']}: {status.get('message', '')}"
         if is_rejected(pod):
             found = f"Node {pod['spec'].get('nodeName')}: {text}"
             remedy = _ONE_NUMA_NODE if status["reason"] == "TopologyAffinityError" else None
-            return _get_reason_and_sentence(HoneError(POD_REJECTED, found, remedy=remedy))
-        return _get_reason_and_sentence(HoneError(POD_NOT_STARTED, text))
+            return _get_reason_and_message(HoneError(POD_REJECTED, found, remedy=remedy))
+        return _get_reason_and_message(HoneError(POD_NOT_STARTED, text))
     code = state.get("exitCode")
     how = "was killed" if code == _KILLED_EXIT_CODE else containers.describe_exit(code)
     who = "push" if container == PUSH else "trainer"
     text = f"left a message that is not the {who}'s: {left[-MAX_QUOTED_CHARACTERS:]}" if left else "left no message"
     remedy = containers.advise_on_exit(code)
-    return _get_reason_and_sentence(HoneError(INTERNAL_ERROR, f"The {who} {how} and {text}", remedy=remedy))
+    return _get_reason_and_message(HoneError(INTERNAL_ERROR, f"The {who} {how} and {text}", remedy=remedy))
 
 
 def _was_lost(state: Object) -> bool:
@@ -216,5 +216,5 @@ def _advise_on_usage(message: str) -> str | None:
     return f"Set {field} to more than the {used[name]} that the pod used, so that it gets a node with enough."
 
 
-def _get_reason_and_sentence(error: HoneError) -> tuple[str, str]:
+def _get_reason_and_message(error: HoneError) -> tuple[str, str]:
     return error.reason.name, error.format_message()

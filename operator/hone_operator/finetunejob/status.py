@@ -136,10 +136,11 @@ def _set_running(
 ) -> None:
     """Report whether a trainer whose pods all run is well."""
     uid = lead["metadata"]["uid"]
+    report = observed.reports.get(uid)
     stepped = (result.status.get("progress") or {}).get("observedAt")
     found = liveness.judge_trainer(
         lead,
-        observed.reports.get(uid),
+        report,
         observed.last_answer_at.get(uid),
         observed.cluster,
         now,
@@ -152,7 +153,7 @@ def _set_running(
     result.requeue_after_seconds = found.recheck_seconds
     stopping = next((pod for pod in view.running_pods if "deletionTimestamp" in pod["metadata"]), None)
     names = ", ".join(sorted(pod["metadata"]["name"] for pod in view.running_pods))
-    known = _find_reported_reason(lead, conditions) if uid not in observed.reports else None
+    known = _find_reported_reason(lead, conditions) if report is None else None
     if known and (error.reason.name == known == TRAINER_SILENT.name if error else not stopping):
         # The operator was restarted: the earlier finding holds until the trainer answers.
         conditions.keep_previous("Running")
@@ -163,8 +164,8 @@ def _set_running(
         text = f"The trainer in pod {stopping['metadata']['name']} was asked to stop, and saves a checkpoint."
         conditions.set("Running", True, "TrainerStopping", text)
     else:
-        activity = (observed.reports[uid].activity if uid in observed.reports else None) or ""
-        text = f"The trainer runs in pod {names}{': ' if activity else ''}{activity}."
+        doing = f": {report.activity}" if report and report.activity else ""
+        text = f"The trainer runs in pod {names}{doing}."
         conditions.set("Running", True, TRAINER_RUNNING, text)
 
 

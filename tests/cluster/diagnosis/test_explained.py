@@ -57,7 +57,7 @@ def waiting(
     namespace: str,
     name: str,
     reason: str,
-    *words: str,
+    *texts: str,
     kind: str = "FineTuneJob",
     timeout: float = 180,
     earlier: int = 0,
@@ -69,7 +69,7 @@ def waiting(
     type_ = "Running" if kind == "FineTuneJob" else "Progressing"
 
     def holds(found: Object) -> bool:
-        return reasons(found).get(type_) == reason and all(word in message(found, type_) for word in words)
+        return reasons(found).get(type_) == reason and all(text in message(found, type_) for text in texts)
 
     found = hone.wait(kind, name, holds, namespace, timeout=timeout, unless=condition("Failed"))
     wait_until(lambda: len(list_events(hone, namespace, name, reason)) > earlier)
@@ -219,8 +219,8 @@ def name_of(case: tuple[Any, ...]) -> str:
 @pytest.mark.usefixtures("strict")  # its waits begin together with the others
 @pytest.mark.parametrize("case", UNSCHEDULABLE, ids=name_of)
 def test_why_no_node_takes_a_pod(hone: Cluster, lab: str, case: tuple[Object, tuple[str, ...]]) -> None:
-    made, words = case
-    waiting(hone, lab, name_of(case), "Unschedulable", *words, kind=made["kind"])
+    made, texts = case
+    waiting(hone, lab, name_of(case), "Unschedulable", *texts, kind=made["kind"])
 
 
 def trainer_of(hone: Cluster, namespace: str, name: str) -> Object:
@@ -255,8 +255,8 @@ def test_a_scheduler_that_does_not_exist_is_named(hone: Cluster, lab: str) -> No
 def test_missing_dependencies_of_a_pod_are_explained(
     hone: Cluster, lab: str, case: tuple[Object, str, tuple[str, ...]]
 ) -> None:
-    _, reason, words = case
-    waiting(hone, lab, name_of(case), reason, *words)
+    _, reason, texts = case
+    waiting(hone, lab, name_of(case), reason, *texts)
 
 
 def test_a_memory_limit_that_is_too_low_is_named(hone: Cluster, lab: str) -> None:
@@ -272,8 +272,8 @@ def test_quota_and_limit_range_are_quoted(hone: Cluster, strict: str, case: tupl
 
 def test_a_lost_node_is_explained(hone: Cluster, lab: str) -> None:
     """Kubernetes notices the missing heartbeat of the node after about 40 seconds."""
-    words = ("runs on node fake-gone, which is not ready since", "Kubelet stopped posting node status")
-    waiting(hone, lab, "gone", "NodeLost", *words, timeout=240)
+    texts = ("runs on node fake-gone, which is not ready since", "Kubelet stopped posting node status")
+    waiting(hone, lab, "gone", "NodeLost", *texts, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +336,7 @@ def test_a_trainer_that_waits_forever_for_another_is_reported(hone: Cluster, imp
     ]
     # The launcher of the stopped worker still reports that its node is there.
     with stopped(processes_of(second, "hone_trainer.worker")):
-        words = ("has made no step since", "of 100000 were done; a step takes about")
-        waiting(hone, impatient, "stalled", "Stalled", *words, earlier=earlier)
+        texts = ("has made no step since", "of 100000 were done; a step takes about")
+        waiting(hone, impatient, "stalled", "Stalled", *texts, earlier=earlier)
     hone.wait("finetunejob", "stalled", because("Running", "TrainerRunning"), impatient)
     hone.kubectl("delete", "finetunejob", "stalled", namespace=impatient)

@@ -135,8 +135,8 @@ def test_huge_and_endless_objects_delay_nothing(raw: Raw, log: Path) -> None:
     dataset = {"name": "example/data", "chatTemplate": "x" * HUGE}
     raw.create("FineTuneJob", "huge", {**GOOD_SPEC, "dataset": dataset})
     raw.create("FineTuneJob", "annotated", GOOD_SPEC, {"x": "y" * ANNOTATIONS})
-    raw.create("FineTuneJob", "beside", GOOD_SPEC)
-    wait_until(lambda: raw.has_job("beside"), SOON_SECONDS)
+    raw.create("FineTuneJob", "neighbour", GOOD_SPEC)
+    wait_until(lambda: raw.has_job("neighbour"), SOON_SECONDS)
     wait_until(lambda: raw.has_job("annotated"))
     for name in ("huge", "deep"):
         wait_until(lambda name=name: raw.accepted("FineTuneJob").get(name, {}).get("reason") == "InvalidSpec")  # type: ignore[misc]

@@ -203,7 +203,7 @@ def _is_attestation(entry: dict[str, Any]) -> bool:
 
 
 def _describe_in_index(entry: dict[str, Any]) -> str:
-    """Return the digest of a manifest in an index, and what else tells it from the others."""
+    """Return the digest of a manifest in an index, and its platform or kind, which distinguishes it from the others."""
     platform = entry.get("platform") or {}
     found = "/".join(str(platform[name]) for name in ("os", "architecture", "variant") if platform.get(name))
     kind = found or str(entry.get("artifactType") or "")

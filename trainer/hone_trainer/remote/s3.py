@@ -265,7 +265,7 @@ class S3Store:
         return None
 
     def _advise(self, right: str, message: str) -> str:
-        """Return what to do about a request that was refused for lack of a right. AWS names a lacking key in words."""
+        """Return the remedy for a request that lacks a right. AWS names a missing key in its message."""
         place = f"bucket {self._bucket}"
         if "kms" in message.lower():
             right = "kms:Decrypt" if right in (LIST_RIGHT, READ_RIGHT) else "kms:GenerateDataKey and kms:Decrypt"
